@@ -1,0 +1,5 @@
+//! Images: what a tree is made of, and how it is cut.
+
+pub mod pieces;
+
+pub use pieces::{PieceIndex, PieceList};
