@@ -1,2 +1,3 @@
 //! x
 pub mod block;
+pub mod store;
