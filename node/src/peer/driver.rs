@@ -7,7 +7,7 @@
 mod links;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -132,6 +132,8 @@ impl Driver {
         for address in self.listen.clone() {
             let wanted = Multiaddr::from(address.ip()).with(Protocol::Tcp(address.port()));
             let failed = |reason: String| Error::Listen { address, reason };
+            // The transport listens with SO_REUSEPORT, which would share a port that is in use without a word.
+            TcpListener::bind(address).map_err(|error| failed(error.to_string()))?;
             let listener = self.swarm.listen_on(wanted).map_err(|error| failed(innermost(&error)))?;
             waiting.insert(listener, address);
         }
