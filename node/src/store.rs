@@ -111,8 +111,8 @@ pub struct Store {
     commit: Mutex<Committer>,
     writer: Mutex<Writer>,
     blocks: RwLock<Blocks>,
-    /// Held open for its lock.
-    _lock: File,
+    /// Last, so that everything else is closed when another may begin.
+    _lock: recover::Lock,
 }
 
 /// What the store holds, and what of it the index does not know yet.

@@ -8,6 +8,7 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use shoal_proto::cid::{Cid, DIGEST_BYTES};
 
@@ -15,6 +16,9 @@ use super::pack::Place;
 
 /// RAM that sled may keep pages in. Its own least is larger than an index of 16 000 blocks.
 const CACHE_BYTES: u64 = 8 << 20;
+/// How often a lock is tried, and what passes between two tries: a second in all.
+const LOCK_TRIES: u32 = 100;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 /// Bytes of a place as a value: pack, offset, payload bytes.
 const PLACE_BYTES: usize = 12;
 /// Bytes of the crc32c of key and value behind every value.
@@ -43,10 +47,22 @@ pub struct Table {
 }
 
 impl Table {
-    /// Opens the table in the folder `dir`, making an empty one when there is none.
+    /// Opens the table in the folder `dir`, making an empty one when there is none. One opener at a time.
     pub fn open(dir: &Path) -> Result<Self, TableError> {
         let config = sled::Config::new().path(dir).cache_capacity(CACHE_BYTES).flush_every_ms(None);
-        let db = guarded(dir, || config.open())?;
+        let mut tries = 1;
+        let db = loop {
+            match guarded(dir, || config.open()) {
+                // A table just dropped lets go of its files a moment later, on threads of sled's own.
+                Err(TableError::Engine { reason, .. })
+                    if reason.contains("could not acquire lock") && tries < LOCK_TRIES =>
+                {
+                    tries += 1;
+                    std::thread::sleep(LOCK_PAUSE);
+                }
+                opened => break opened?,
+            }
+        };
         Ok(Self { dir: dir.to_owned(), db: Some(db), broken: AtomicBool::new(false) })
     }
 
