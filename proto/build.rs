@@ -1,14 +1,22 @@
-//! Compiles `schema/*.proto` with a pure-Rust protobuf compiler: no `protoc` is needed.
+//! Compiles every schema in `schema/` with a protobuf compiler in Rust: no `protoc` is needed to build Shoal.
 
-use std::path::PathBuf;
+use std::error::Error;
+use std::fs;
+use std::path::Path;
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
-    println!("cargo:rerun-if-changed=schema");
-    let mut schemas: Vec<PathBuf> = std::fs::read_dir("schema")?
-        .map(|entry| entry.map(|entry| entry.path()))
-        .filter(|path| path.as_ref().map_or(true, |path| path.extension().is_some_and(|ext| ext == "proto")))
-        .collect::<Result<_, _>>()?;
+fn main() -> Result<(), Box<dyn Error>> {
+    let folder = Path::new("schema");
+    println!("cargo:rerun-if-changed={}", folder.display());
+    let mut schemas = Vec::new();
+    for item in fs::read_dir(folder)? {
+        let path = item?.path();
+        if path.extension().is_some_and(|extension| extension == "proto") {
+            println!("cargo:rerun-if-changed={}", path.display());
+            schemas.push(path);
+        }
+    }
     schemas.sort();
-    prost_build::Config::new().btree_map(["."]).compile_fds(protox::compile(&schemas, ["schema"])?)?;
+    let descriptors = protox::compile(&schemas, [folder])?;
+    prost_build::Config::new().compile_fds(descriptors)?;
     Ok(())
 }

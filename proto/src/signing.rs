@@ -7,8 +7,8 @@ pub use libp2p_identity::{Keypair, PeerId, PublicKey};
 
 use crate::cid::Cid;
 
-/// Most bytes that a signed payload may have (the root record of an image of about ten million entries).
-pub const SIGNED_BYTES_MAX: usize = 1 << 20;
+/// Most bytes that a signed payload may have: those of the longest root record.
+pub const SIGNED_BYTES_MAX: usize = crate::image::root::ROOT_BYTES_MAX;
 /// Bytes of an ed25519 signature (RFC 8032).
 pub const SIGNATURE_BYTES: usize = 64;
 
