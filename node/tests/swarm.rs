@@ -1,13 +1,15 @@
 //! Peers of one process over real loopback connections: what the driver promises, without files or processes.
 
+#![expect(clippy::unwrap_used, reason = "a test")]
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use shoal_node::block::EncodedBlock;
 use shoal_node::peer::{
-    Directory, Error, Keypair, ListKind, LookupError, Offer, Peer, PeerConfig, PeerId, PeerRole, PieceSink, StoreOnly,
-    TradeHandle,
+    Directory, Error, Keypair, ListKind, LookupError, Offer, Peer, PeerConfig, PeerId, PeerRole, PieceSink,
+    StoreOnly, TradeHandle,
 };
 use shoal_node::store::Store;
 use shoal_proto::cid::Cid;
@@ -40,7 +42,13 @@ struct Member {
 }
 
 impl Member {
-    async fn start(role: PeerRole, secret: u8, shelf: Shelf, blocks: &[EncodedBlock], bootstrap: &[&Self]) -> Self {
+    async fn start(
+        role: PeerRole,
+        secret: u8,
+        shelf: Shelf,
+        blocks: &[EncodedBlock],
+        bootstrap: &[&Self],
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = Arc::new(Store::open(&dir.path().join("store")).unwrap());
         for block in blocks {
@@ -59,7 +67,8 @@ impl Member {
     }
 
     fn addresses(&self) -> Vec<HostPort> {
-        let address = |address: &SocketAddr| HostPort { host: address.ip().to_string(), port: address.port() };
+        let address =
+            |address: &SocketAddr| HostPort { host: address.ip().to_string(), port: address.port() };
         self.peer.addresses().iter().map(address).collect()
     }
 
@@ -90,7 +99,11 @@ impl PieceSink for Full {
 /// `count` blocks of 100 kB that compress a little.
 fn image(count: u32) -> (Arc<PieceList>, Vec<EncodedBlock>, Vec<Vec<u8>>) {
     let raw: Vec<Vec<u8>> = (0..count)
-        .map(|block| (0..100_000u32).map(|at| (blake3::hash(&(at / 64 + block * 7919).to_le_bytes()).as_bytes()[0])).collect())
+        .map(|block| {
+            (0..100_000u32)
+                .map(|at| blake3::hash(&(at / 64 + block * 7919).to_le_bytes()).as_bytes()[0])
+                .collect()
+        })
         .collect();
     let blocks: Vec<EncodedBlock> = raw.iter().map(|raw| EncodedBlock::encode(raw, 3)).collect();
     let pieces = blocks.iter().map(|block| Piece { cid: block.cid, raw_bytes: block.raw_bytes }).collect();

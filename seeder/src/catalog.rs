@@ -158,7 +158,8 @@ fn decode(bytes: &[u8], publisher: &PublicKey) -> Result<Image, String> {
     let signed_name: Signed<NameRecord> = read_signed(&file.signed_name)?;
     let signed_root: Signed<RootRecord> = read_signed(&file.signed_root)?;
     let name = signed_name.verify(publisher).map_err(|error| format!("its name: {error}"))?.into_inner();
-    let root = signed_root.verify(publisher).map_err(|error| format!("its root record: {error}"))?.into_inner();
+    let root =
+        signed_root.verify(publisher).map_err(|error| format!("its root record: {error}"))?.into_inner();
     if signed_root.cid() != name.image {
         return Err("its name is of another image".to_owned());
     }

@@ -51,7 +51,10 @@ pub struct DemoNode {
 /// Captures `dir`, seeds it, installs it on `nodes` nodes at once and verifies each tree.
 pub async fn demo(dir: Option<PathBuf>, nodes: usize) -> anyhow::Result<DemoReport> {
     let source = dir.map_or_else(pick_tree, Ok)?;
-    let work = tempfile::Builder::new().prefix("shoal-demo-").tempdir().context("cannot make a working directory")?;
+    let work = tempfile::Builder::new()
+        .prefix("shoal-demo-")
+        .tempdir()
+        .context("cannot make a working directory")?;
     let home = Arc::new(Home::open(&work.path().join("seeder"))?);
     let store = Arc::new(Store::open(&home.store_dir())?);
     let mut catalog = Catalog::open(&home)?;
@@ -84,7 +87,11 @@ pub async fn demo(dir: Option<PathBuf>, nodes: usize) -> anyhow::Result<DemoRepo
     for (dir, installed) in installed {
         let install = installed.report.clone();
         installed.leave().await;
-        nodes.push(tokio::task::spawn_blocking(move || verify_one(&dir, install)).await.context("a verification stopped")??);
+        nodes.push(
+            tokio::task::spawn_blocking(move || verify_one(&dir, install))
+                .await
+                .context("a verification stopped")??,
+        );
     }
     Ok(DemoReport {
         source: source.display().to_string(),

@@ -82,7 +82,8 @@ mod tests {
 
     #[test]
     fn a_list_survives_its_table_and_a_torn_value_does_not_pass() {
-        let pieces = (0..5u32).map(|at| Piece { cid: Cid::of(&at.to_le_bytes()), raw_bytes: at + 1 }).collect();
+        let pieces =
+            (0..5u32).map(|at| Piece { cid: Cid::of(&at.to_le_bytes()), raw_bytes: at + 1 }).collect();
         let list = PieceList::new(pieces).unwrap();
         let value = encode(&list);
         assert_eq!(decode(&value), Some(list));

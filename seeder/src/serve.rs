@@ -149,7 +149,10 @@ fn reachable(listening: &[SocketAddr]) -> Vec<HostPort> {
     }
     addresses.sort_by_key(|address| (Some(address.ip()) != outward, address.is_ipv6()));
     addresses.truncate(ADDRESSES_MAX);
-    addresses.into_iter().map(|address| HostPort { host: address.ip().to_string(), port: address.port() }).collect()
+    addresses
+        .into_iter()
+        .map(|address| HostPort { host: address.ip().to_string(), port: address.port() })
+        .collect()
 }
 
 /// The address from which this machine would speak to the outside: asks the routing table, sends nothing.

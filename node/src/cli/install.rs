@@ -73,7 +73,9 @@ impl Install {
 
 fn read_ticket(argument: &str) -> anyhow::Result<Ticket> {
     let text = match argument.strip_prefix('@') {
-        Some(path) => std::fs::read_to_string(path).with_context(|| format!("cannot read the ticket from {path}"))?,
+        Some(path) => {
+            std::fs::read_to_string(path).with_context(|| format!("cannot read the ticket from {path}"))?
+        }
         None => argument.to_owned(),
     };
     // A bad ticket can never work: usage.
@@ -96,7 +98,13 @@ fn print_report(report: &InstallReport, json: bool) -> anyhow::Result<()> {
         writeln!(out)?;
     } else {
         let name = report.name.as_deref().unwrap_or(&report.image);
-        writeln!(out, "{name}: {} entries, {} in {:.1} s", report.entries, HumanBytes(report.raw_bytes), report.elapsed_s)?;
+        writeln!(
+            out,
+            "{name}: {} entries, {} in {:.1} s",
+            report.entries,
+            HumanBytes(report.raw_bytes),
+            report.elapsed_s
+        )?;
         writeln!(
             out,
             "fetched {} from the seeder and {} from peers; {} were here already",
@@ -122,7 +130,8 @@ impl Display {
     fn new() -> Self {
         let terminal = std::io::stderr().is_terminal();
         let bar = if terminal { ProgressBar::new(0) } else { ProgressBar::hidden() };
-        let style = ProgressStyle::with_template("{bar:30} {pos}/{len} pieces  {msg}").expect("a constant template");
+        let style =
+            ProgressStyle::with_template("{bar:30} {pos}/{len} pieces  {msg}").expect("a constant template");
         bar.set_style(style);
         Self { bar, terminal, last_line: Mutex::new(None) }
     }

@@ -38,7 +38,13 @@ fn print_report(report: &Verification, json: bool) -> anyhow::Result<()> {
         for drift in &report.drift {
             writeln!(out, "{}  {}", drift.kinds.join(","), drift.path)?;
         }
-        writeln!(out, "{} entries, {} drifted, {:.1} s", report.entries, report.drift.len(), report.elapsed_s)?;
+        writeln!(
+            out,
+            "{} entries, {} drifted, {:.1} s",
+            report.entries,
+            report.drift.len(),
+            report.elapsed_s
+        )?;
     }
     Ok(out.flush()?)
 }

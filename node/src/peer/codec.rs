@@ -82,12 +82,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
 /// Appends a frame as it stands on the stream.
 pub(super) fn append_frame(buffer: &mut Vec<u8>, frame: Frame) {
     let bytes = frame.encode();
-    let mut length = bytes.len();
-    while length >= 0x80 {
-        buffer.push((length & 0x7f) as u8 | 0x80);
-        length >>= 7;
-    }
-    buffer.push(length as u8);
+    prost::encode_length_delimiter(bytes.len(), buffer).expect("a vector grows");
     buffer.extend_from_slice(&bytes);
 }
 

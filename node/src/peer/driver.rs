@@ -297,7 +297,7 @@ impl Driver {
                 tracing::debug!(list = %trade.list.name(), %piece, "piece verified and stored");
                 self.drain(number);
             }
-            FromVerifier::Sunk { trade, piece: _ } => {
+            FromVerifier::Sunk { trade } => {
                 if let Some(trade) = self.trades.get_mut(trade) {
                     trade.handle_sunk();
                 }

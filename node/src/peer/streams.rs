@@ -138,12 +138,12 @@ impl ConnectionHandler for Handler {
 
     fn on_connection_event(&mut self, event: ConnectionEvent<'_, Accept, Open>) {
         match event {
-            ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound { protocol: (lane, stream), .. }) => {
-                // Dropping a second stream of a lane resets it: the bound on streams of a connection.
-                if !self.accepted.contains(&lane) {
-                    self.accepted.push(lane);
-                    self.ready.push_back(Opened::Inbound(lane, stream));
-                }
+            // A second stream of a lane is dropped, which resets it: the bound on streams of a connection.
+            ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound { protocol: (lane, stream), .. })
+                if !self.accepted.contains(&lane) =>
+            {
+                self.accepted.push(lane);
+                self.ready.push_back(Opened::Inbound(lane, stream));
             }
             ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound {
                 protocol: (lane, stream), ..

@@ -51,7 +51,7 @@ impl Trades {
             return number;
         }
         let number = u32::try_from(self.running.len()).expect("a peer trades few lists");
-        let exchange = Exchange::new(Config::default(), role, list.clone(), held, seed);
+        let exchange = Exchange::new(tuning(), role, list.clone(), held, seed);
         let mut trade = Trade { list, kind, exchange, sink, replicated: false, unsunk: 0, done: Some(done) };
         trade.check_done();
         self.running.insert(number, trade);
@@ -61,10 +61,6 @@ impl Trades {
 
     pub(super) fn find(&self, list: &Cid) -> Option<u32> {
         self.by_list.get(list).copied()
-    }
-
-    pub(super) fn get(&self, number: u32) -> Option<&Trade> {
-        self.running.get(&number)
     }
 
     pub(super) fn get_mut(&mut self, number: u32) -> Option<&mut Trade> {
@@ -109,10 +105,19 @@ impl Trade {
     }
 
     fn check_done(&mut self) {
-        if self.exchange.is_complete() && self.unsunk == 0 {
-            if let Some(done) = self.done.take() {
-                let _ = done.send(Ok(()));
-            }
+        if self.exchange.is_complete()
+            && self.unsunk == 0
+            && let Some(done) = self.done.take()
+        {
+            // A waiter that went away needs no answer.
+            let _ = done.send(Ok(()));
         }
     }
+}
+
+/// Deeper than the simulated optimum of 4 and 5: a real control message waits behind bulk bytes in socket and link
+/// queues, several piece-times where the study assumed a twentieth of one. Eight hosts at 50 Mbit/s in namespaces, 245
+/// pieces, last finish ÷ (bytes ÷ rate): 1.27 with 4 and 5, 1.20 with 6 and 7, 1.17 with 8 and 10, 1.17 with 12 and 14.
+fn tuning() -> Config {
+    Config { uploads_in_hand: 8, fetches_coming: 10, ..Config::default() }
 }

@@ -34,7 +34,7 @@ pub(super) enum FromVerifier {
     /// Does not match its name.
     Corrupt { trade: u32, piece: PieceIndex, from: PeerKey, why: DecodeError },
     /// The sink has it too.
-    Sunk { trade: u32, piece: PieceIndex },
+    Sunk { trade: u32 },
     /// It is what was asked for, and this machine cannot keep it.
     Failed { trade: u32, piece: PieceIndex, why: Failure },
 }
@@ -87,7 +87,7 @@ fn run(store: &Store, driver: &mpsc::Sender<FromVerifier>, queue: &Receiver<Job>
         }
         report(driver, FromVerifier::Stored { trade, piece });
         match job.sink.write(piece, &raw) {
-            Ok(()) => report(driver, FromVerifier::Sunk { trade, piece }),
+            Ok(()) => report(driver, FromVerifier::Sunk { trade }),
             Err(error) => report(driver, FromVerifier::Failed { trade, piece, why: Failure::Sink(error) }),
         }
         drop(job.permit);

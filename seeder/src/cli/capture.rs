@@ -39,7 +39,10 @@ impl Capture {
             let lines = text.lines().filter(|line| !line.trim().is_empty() && !line.starts_with(['#', ';']));
             excludes.extend(lines.map(str::to_owned));
         }
-        let source = self.source.canonicalize().with_context(|| format!("cannot capture {}", self.source.display()))?;
+        let source = self
+            .source
+            .canonicalize()
+            .with_context(|| format!("cannot capture {}", self.source.display()))?;
         let request = CaptureRequest { source, name: self.name, excludes };
         let home = common.home()?;
         let published = match home.lock() {
@@ -48,7 +51,9 @@ impl Capture {
                 publish(&home, &store, &mut Catalog::open(&home)?, &request)?
             }
             // A seeder that serves captures by itself, and offers the image at once.
-            Err(HomeError::File(durable::Error::InUse { .. })) => runtime()?.block_on(control::capture(&home, &request))?,
+            Err(HomeError::File(durable::Error::InUse { .. })) => {
+                runtime()?.block_on(control::capture(&home, &request))?
+            }
             Err(error) => return Err(error.into()),
         };
         if common.json {

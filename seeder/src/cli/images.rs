@@ -43,8 +43,12 @@ impl Images {
         } else {
             println!("{:<24} {:>9} {:>12} {:>12}  image", "name", "entries", "raw", "compressed");
             for line in lines {
-                let (raw, compressed) = (HumanBytes(line.facts.raw_bytes), HumanBytes(line.facts.compressed_bytes));
-                println!("{:<24} {:>9} {raw:>12} {compressed:>12}  {}", line.name, line.facts.entries, line.image);
+                let (raw, compressed) =
+                    (HumanBytes(line.facts.raw_bytes), HumanBytes(line.facts.compressed_bytes));
+                println!(
+                    "{:<24} {:>9} {raw:>12} {compressed:>12}  {}",
+                    line.name, line.facts.entries, line.image
+                );
             }
         }
         Ok(Exit::Done)
@@ -63,7 +67,10 @@ impl Show {
         println!("name        {}", line.name);
         println!("image       {}", line.image);
         println!("source      {}", facts.source);
-        println!("captured    {}", humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(facts.captured_at_s)));
+        println!(
+            "captured    {}",
+            humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(facts.captured_at_s))
+        );
         println!("entries     {}", facts.entries);
         println!("chunks      {} in {} blocks", facts.chunks, facts.blocks);
         println!("raw         {}", HumanBytes(facts.raw_bytes));

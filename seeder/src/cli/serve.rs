@@ -30,8 +30,10 @@ impl Serve {
         let catalog = Catalog::open(&home)?;
         let store = Arc::new(Store::open(&home.store_dir())?);
         runtime()?.block_on(async {
-            let images: Vec<(String, u64)> =
-                catalog.images().map(|image| (image.name.name.to_string(), image.facts.compressed_bytes)).collect();
+            let images: Vec<(String, u64)> = catalog
+                .images()
+                .map(|image| (image.name.name.to_string(), image.facts.compressed_bytes))
+                .collect();
             let serving = serve(home.clone(), store, catalog, self.listen).await?;
             let ticket = home.ticket(serving.addresses.clone(), None).to_string();
             if common.json {

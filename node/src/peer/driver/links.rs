@@ -371,7 +371,7 @@ async fn resolve(
     peer: PeerId,
     names: Vec<HostPort>,
     mut addresses: Vec<SocketAddr>,
-    driver: tokio::sync::mpsc::Sender<FromLink>,
+    driver: mpsc::Sender<FromLink>,
 ) {
     let mut failures = Vec::new();
     for name in names {
