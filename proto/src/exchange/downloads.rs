@@ -44,12 +44,13 @@ impl Exchange {
         if let Some(piece) = named {
             return (!self.held.contains(piece) && !coming.contains(piece)).then_some(piece);
         }
-        picker::rarest(&peer.shown, &self.held, coming, self.neighbours.copies(), &mut self.rng).or_else(
-            || {
-                let overdue = percent(self.block_time(), self.config.endgame_percent);
-                self.fetches.overdue(&peer.shown, peer.key, now, overdue)
-            },
-        )
+        let picked = picker::rarest(&peer.shown, &self.held, coming, self.neighbours.copies(), &mut self.rng);
+        if picked.is_some() || self.down.transfer().is_none() {
+            // Before one transfer was measured nobody can say which request is old.
+            return picked;
+        }
+        let overdue = percent(self.block_time(), self.config.endgame_percent);
+        self.fetches.overdue(&peer.shown, peer.key, now, overdue)
     }
 
     /// A shown piece is to be had there no more; a request for it is off, though its bytes may still come.

@@ -288,6 +288,7 @@ fn endgame_asks_for_one_duplicate_and_only_of_an_old_request() {
     for peer in 1..=3 {
         node.meet_node(at(0), peer, [0]);
     }
+    node.exchange.down.sample(Duration::from_millis(40));
     node.say(at(0), 1, Message::Grant(None));
     let nothing = |peer| [send(peer, Message::Decline(Declined::Nothing))];
     assert_eq!(node.say(at(50), 2, Message::Grant(None)), nothing(2));
