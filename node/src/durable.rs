@@ -106,7 +106,10 @@ impl DirLock {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => {
                 let holder = fs::read_to_string(&path).ok().map(|pid| pid.trim().to_owned());
-                return Err(Error::InUse { path: dir.to_owned(), holder: holder.filter(|pid| !pid.is_empty()) });
+                return Err(Error::InUse {
+                    path: dir.to_owned(),
+                    holder: holder.filter(|pid| !pid.is_empty()),
+                });
             }
             Err(error) => return Err(failed(error.into())),
         }

@@ -3,9 +3,10 @@
 //! A killed install is finished by the same command: what the store holds is verified again, written again and not
 //! fetched again. The record says `complete` only once the tree was synced.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -16,7 +17,6 @@ use shoal_proto::signing::{PublicKey, Signed, Verified};
 use shoal_proto::ticket::Ticket;
 use shoal_proto::wire::{Answer, PeerRole, Query};
 
-use crate::block;
 use crate::manifest::{self, load_manifest, save_manifest};
 use crate::peer::{
     self, Directory, ListKind, LookupError, Offer, Peer, PeerConfig, PieceSink, StoreOnly, TradeHandle,
@@ -24,7 +24,9 @@ use crate::peer::{
 use crate::progress::{Meter, Monitor, Stage};
 use crate::state::{self, Phase, Record, State, TargetState};
 use crate::store::{self, Store};
-use crate::tree::apply::{self, Apply, ApplyOptions};
+use crate::tree::Aspect;
+use crate::tree::apply::{Apply, ApplyError, ApplyOptions};
+use crate::tree::verify::DriftKind;
 
 /// How often a monitor hears from an install.
 const MONITOR_INTERVAL: Duration = Duration::from_millis(250);
@@ -73,8 +75,8 @@ pub struct InstallReport {
     pub apply_s: f64,
     pub elapsed_s: f64,
     pub peak_rss_bytes: u64,
-    /// What this machine or user could not set, such as owners when not root.
-    pub losses: Vec<String>,
+    /// How often what could not be set, such as owners by who is not root.
+    pub losses: BTreeMap<&'static str, u64>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -102,7 +104,7 @@ pub enum Error {
     #[error(transparent)]
     Manifest(#[from] manifest::Error),
     #[error(transparent)]
-    Apply(#[from] apply::ApplyError),
+    Apply(#[from] ApplyError),
 }
 
 /// A node whose tree is complete and which still serves its pieces.
@@ -166,7 +168,8 @@ impl Run {
     async fn prepare(options: InstallOptions, started: Instant) -> Result<Self, Error> {
         let state = State::open(&options.data)?;
         let target = state.target(&options.target)?;
-        let wanted = options.image.clone().or_else(|| options.ticket.image.clone()).ok_or(Error::NoImageNamed)?;
+        let wanted =
+            options.image.clone().or_else(|| options.ticket.image.clone()).ok_or(Error::NoImageNamed)?;
         let wanted = choose_wanted(&options, &target, wanted)?;
         let own_store = options.store.is_none().then(|| target.store_dir());
         let store_dir = options.store.as_ref().or(own_store.as_ref()).expect("one of the two");
@@ -186,9 +189,13 @@ impl Run {
     }
 
     /// Learns which image it is, from the publisher's statements alone.
-    async fn find_root(&self, monitor: &dyn Monitor) -> Result<(Signed<RootRecord>, Option<ImageName>), Error> {
+    async fn find_root(
+        &self,
+        monitor: &dyn Monitor,
+    ) -> Result<(Signed<RootRecord>, Option<ImageName>), Error> {
         let publisher = self.options.ticket.publisher.clone();
-        let lookup = self.peer.lookup(self.wanted.clone(), move |answer| believe(answer, &publisher).map(drop));
+        let lookup =
+            self.peer.lookup(self.wanted.clone(), move |answer| believe(answer, &publisher).map(drop));
         let answer = self.watch(Stage::Joining, monitor, lookup).await?;
         let root = answer.root.clone().expect("a believed answer has a root");
         let name = match &answer.query {
@@ -202,7 +209,11 @@ impl Run {
         Ok((root, name))
     }
 
-    async fn fetch_manifest(&self, root: &Signed<RootRecord>, monitor: &dyn Monitor) -> Result<Arc<Manifest>, Error> {
+    async fn fetch_manifest(
+        &self,
+        root: &Signed<RootRecord>,
+        monitor: &dyn Monitor,
+    ) -> Result<Arc<Manifest>, Error> {
         let root = believe_root(root, &self.options.ticket.publisher).map_err(LookupError::NotBelieved)?;
         let list = root.manifest().clone();
         let held = held_in(&self.store, &list);
@@ -227,20 +238,22 @@ impl Run {
         let target = self.options.target.clone();
         let created = manifest.clone();
         let apply = blocking(move || Apply::create(created, &target, ApplyOptions::default())).await?;
-        let apply = Arc::new(apply);
+        let sink = Arc::new(TreeSink(RwLock::new(Some(apply))));
         let list = manifest.content().clone();
-        let (store, sink, resumed) = (self.store.clone(), apply.clone(), list.clone());
-        let held = blocking(move || supply_held(&store, &resumed, &sink)).await?;
+        let (store, tree, resumed) = (self.store.clone(), sink.clone(), list.clone());
+        let held = blocking(move || supply_held(&store, &resumed, &tree)).await?;
         let pieces_resumed = held.count() as u64;
         let bytes_reused = held.iter().map(|piece| u64::from(list.piece(piece).raw_bytes)).sum();
-        let trade: TradeHandle =
-            self.peer.trade(list.clone(), ListKind::Content, held, Arc::new(TreeSink(apply.clone()))).await?;
+        let trade: TradeHandle = self.peer.trade(list.clone(), ListKind::Content, held, sink.clone()).await?;
         self.watch(Stage::Pieces, monitor, trade.completed()).await?;
         let fetched = Instant::now();
 
         self.tell(Stage::Metadata, monitor).await;
-        let applied = blocking(move || apply.finish()).await?;
-        self.target.write_record(&self.record(root.cid(), name.as_ref(), Phase::Complete))?;
+        let applied = blocking(move || sink.take().finish()).await?;
+        let counts = &applied.losses.counts;
+        let lost = counts.keys().filter_map(|aspect| drift_of(*aspect)).collect();
+        self.target
+            .write_record(&Record { lost, ..self.record(root.cid(), name.as_ref(), Phase::Complete) })?;
         let done = Instant::now();
         self.tell(Stage::Complete, monitor).await;
         tracing::info!(image = %root.cid(), "the tree is complete");
@@ -248,7 +261,7 @@ impl Run {
         let report = InstallReport {
             image: root.cid().to_string(),
             name: name.map(|name| name.to_string()),
-            entries: manifest.entries() as u64,
+            entries: manifest.tree().len() as u64,
             raw_bytes: list.raw_bytes(),
             bytes_from_seeder: traffic.from_seeders_bytes,
             bytes_from_peers: traffic.from_peers_bytes,
@@ -262,7 +275,7 @@ impl Run {
             apply_s: (done - fetched).as_secs_f64(),
             elapsed_s: (done - self.started).as_secs_f64(),
             peak_rss_bytes: peak_rss_bytes(),
-            losses: applied.losses,
+            losses: counts.iter().map(|(aspect, count)| (aspect.name(), *count)).collect(),
         };
         Ok(Installed { report, manifest, peer: self.peer, store: self.store, own_store: self.own_store })
     }
@@ -273,6 +286,7 @@ impl Run {
             image: image.to_string(),
             name: name.map(ToString::to_string),
             phase,
+            lost: Vec::new(),
         }
     }
 
@@ -367,14 +381,16 @@ fn held_in(store: &Store, list: &PieceList) -> Bitfield {
 }
 
 /// Writes the pieces that an earlier run left in the store, each verified again, and returns which they were.
-fn supply_held(store: &Store, list: &PieceList, sink: &Apply) -> Result<Bitfield, Error> {
+fn supply_held(store: &Store, list: &PieceList, sink: &TreeSink) -> Result<Bitfield, Error> {
     let stored: Vec<PieceIndex> = held_in(store, list).iter().collect();
     let next = Mutex::new(stored.into_iter());
     let held = Mutex::new(Bitfield::empty(list.len()));
     let work = || -> Result<(), Error> {
         let mut raw = Vec::new();
         loop {
-            let Some(piece) = next.lock().unwrap_or_else(PoisonError::into_inner).next() else { return Ok(()) };
+            let Some(piece) = next.lock().unwrap_or_else(PoisonError::into_inner).next() else {
+                return Ok(());
+            };
             let cid = list.piece(piece).cid;
             let intact = matches!(store.get(&cid), Ok(Some(block)) if block.decode_into(&mut raw).is_ok());
             if !intact {
@@ -394,12 +410,25 @@ fn supply_held(store: &Store, list: &PieceList, sink: &Apply) -> Result<Bitfield
     Ok(held.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
 
-/// Hands verified pieces to the tree.
-struct TreeSink(Arc<Apply>);
+/// Hands verified pieces to the tree until it is finished; the trade goes on serving without it.
+struct TreeSink(RwLock<Option<Apply>>);
+
+impl TreeSink {
+    /// Takes the tree out to finish it.
+    fn take(&self) -> Apply {
+        let tree = self.0.write().unwrap_or_else(PoisonError::into_inner).take();
+        tree.expect("a tree is finished once")
+    }
+
+    fn write_piece(&self, piece: PieceIndex, raw: &[u8]) -> Result<(), ApplyError> {
+        let tree = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        tree.as_ref().map_or(Ok(()), |tree| tree.write_piece(piece, raw))
+    }
+}
 
 impl PieceSink for TreeSink {
     fn write(&self, piece: PieceIndex, raw: &[u8]) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        Ok(self.0.write_piece(piece, raw)?)
+        Ok(self.write_piece(piece, raw)?)
     }
 }
 
@@ -426,6 +455,18 @@ impl Directory for KnownImage {
 
     fn offer(&self, _: &Cid) -> Option<Offer> {
         None
+    }
+}
+
+/// The kind of drift that a loss will show as. A device that could not be made is missing, and stays so.
+fn drift_of(aspect: Aspect) -> Option<DriftKind> {
+    match aspect {
+        Aspect::Owner => Some(DriftKind::Owner),
+        Aspect::Mode => Some(DriftKind::Mode),
+        Aspect::Xattr => Some(DriftKind::Xattr),
+        Aspect::Time => Some(DriftKind::Mtime),
+        Aspect::Flags => Some(DriftKind::Flags),
+        Aspect::Device => None,
     }
 }
 

@@ -74,7 +74,8 @@ impl Meter {
         let seconds = (now - since).as_secs_f64();
         let per_second = |amount: f64| if seconds > 0.0 { amount / seconds } else { 0.0 };
         let pieces_per_s = per_second(held.saturating_sub(held_before) as f64);
-        let eta = (pieces_per_s > 0.0).then(|| Duration::from_secs_f64((pieces - held) as f64 / pieces_per_s));
+        let eta =
+            (pieces_per_s > 0.0).then(|| Duration::from_secs_f64((pieces - held) as f64 / pieces_per_s));
         let stalled = now - self.advanced >= STALL && held < pieces.max(1);
         Snapshot {
             stage,
@@ -104,7 +105,11 @@ fn why(status: &Status, trade: Option<&TradeStatus>) -> String {
         }
         Some((piece, holders)) if holders.len() == 1 => format!("piece {piece}: only held by {}", holders[0]),
         Some((piece, holders)) => {
-            format!("piece {piece}: {} neighbours hold it and none sends it, {} among them", holders.len(), holders[0])
+            format!(
+                "piece {piece}: {} neighbours hold it and none sends it, {} among them",
+                holders.len(),
+                holders[0]
+            )
         }
     }
 }
@@ -129,7 +134,8 @@ mod tests {
         let start = Instant::now();
         let mut meter = Meter::new(start);
         meter.snapshot(start, Stage::Pieces, &status(0, 0, Vec::new()));
-        let snapshot = meter.snapshot(start + Duration::from_secs(2), Stage::Pieces, &status(5, 1000, Vec::new()));
+        let snapshot =
+            meter.snapshot(start + Duration::from_secs(2), Stage::Pieces, &status(5, 1000, Vec::new()));
         assert_eq!(snapshot.rate_bytes_per_s.round(), 500.0);
         assert_eq!(snapshot.eta, Some(Duration::from_secs(2)));
         assert_eq!(snapshot.waiting, None);

@@ -22,6 +22,7 @@ use shoal_proto::signing::{Keypair, SIGNATURE_BYTES, Signed};
 
 use crate::durable::{self, DirLock};
 use crate::keys;
+use crate::tree::verify::DriftKind;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -63,6 +64,9 @@ pub struct Record {
     /// What the image was asked for by, when by a name.
     pub name: Option<String>,
     pub phase: Phase,
+    /// What the install could not set, and `verify` does not compare.
+    #[serde(default)]
+    pub lost: Vec<DriftKind>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,7 +85,8 @@ pub fn default_dir(part: &str) -> PathBuf {
         return Path::new("/var/lib/shoal").join(part);
     }
     let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".local/share"));
-    let base = std::env::var_os("XDG_DATA_HOME").filter(|dir| !dir.is_empty()).map(PathBuf::from).or_else(home);
+    let base =
+        std::env::var_os("XDG_DATA_HOME").filter(|dir| !dir.is_empty()).map(PathBuf::from).or_else(home);
     base.unwrap_or_else(std::env::temp_dir).join("shoal").join(part)
 }
 
@@ -103,7 +108,8 @@ impl State {
 impl TargetState {
     /// The state of the tree at `target` below `data`, whoever holds it: for reading only.
     pub fn at(data: &Path, target: &Path) -> Result<Self, Error> {
-        let path = target.canonicalize().map_err(|source| Error::Target { path: target.to_owned(), source })?;
+        let path =
+            target.canonicalize().map_err(|source| Error::Target { path: target.to_owned(), source })?;
         let name = Cid::of(path.as_os_str().as_encoded_bytes());
         let name = data_encoding::HEXLOWER.encode(&name.digest()[..12]);
         Ok(Self { dir: data.join("targets").join(name) })
@@ -163,6 +169,7 @@ mod tests {
             image: "bafk".into(),
             name: Some("debian".into()),
             phase: Phase::Installing,
+            lost: vec![DriftKind::Owner],
         };
         {
             let state = State::open(dir.path()).unwrap().target(target.path()).unwrap();
@@ -177,7 +184,8 @@ mod tests {
 
     #[test]
     fn two_trees_have_two_states() {
-        let (dir, one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (dir, one, two) =
+            (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let state = State::open(dir.path()).unwrap();
         assert_ne!(state.target(one.path()).unwrap().dir, state.target(two.path()).unwrap().dir);
         assert!(matches!(state.target(&one.path().join("none")), Err(Error::Target { .. })));

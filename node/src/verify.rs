@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::manifest::{self, read_manifest};
 use crate::state::{self, Phase, TargetState};
-use crate::tree::verify::{VerifyError, VerifyMode, verify};
+use crate::tree::verify::{Drift, DriftKind, VerifyError, VerifyMode, verify};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -29,16 +29,9 @@ pub struct Verification {
     pub image: String,
     pub entries: u64,
     pub drift: Vec<Drift>,
+    /// What was not compared, because the install could not set it.
+    pub not_compared: Vec<DriftKind>,
     pub elapsed_s: f64,
-}
-
-/// One path that is not as the image has it.
-#[derive(Clone, Debug, Serialize)]
-pub struct Drift {
-    /// Below the target; bytes that are no UTF-8 are shown replaced.
-    pub path: String,
-    /// What differs: `missing`, `extra`, `type`, `content`, `mode`, …
-    pub kinds: Vec<String>,
 }
 
 /// Compares the tree at `target` with the manifest that its install kept below `data`.
@@ -50,15 +43,13 @@ pub fn verify_target(data: &Path, target: &Path, mode: VerifyMode) -> Result<Ver
         return Err(Error::Unfinished(target.to_owned()));
     }
     let manifest = read_manifest(&state)?;
-    let report = verify(&manifest, target, mode)?;
-    let drift = report.drift.into_iter().map(|drift| Drift {
-        path: drift.path.to_string(),
-        kinds: drift.kinds.iter().map(ToString::to_string).collect(),
-    });
+    let not_compared = record.lost;
+    let report = verify(&manifest, target, mode)?.without(&not_compared);
     Ok(Verification {
         image: record.image,
         entries: report.entries,
-        drift: drift.collect(),
+        drift: report.drift,
+        not_compared,
         elapsed_s: started.elapsed().as_secs_f64(),
     })
 }

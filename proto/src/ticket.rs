@@ -84,7 +84,11 @@ impl fmt::Debug for SwarmSecret {
 
 impl fmt::Display for HostPort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.host.contains(':') { write!(f, "[{}]:{}", self.host, self.port) } else { write!(f, "{}:{}", self.host, self.port) }
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
     }
 }
 
@@ -116,7 +120,8 @@ impl fmt::Display for Ticket {
 impl Ticket {
     fn body(&self) -> String {
         let addresses: Vec<String> = self.addresses.iter().map(HostPort::to_string).collect();
-        let key = self.publisher.clone().try_into_ed25519().expect("a ticket's publisher is ed25519").to_bytes();
+        let key =
+            self.publisher.clone().try_into_ed25519().expect("a ticket's publisher is ed25519").to_bytes();
         format!(
             "{SCHEME}{}@{}/{}?publisher={}&secret={}",
             self.seeder,
@@ -165,13 +170,17 @@ fn parse_body(body: &str) -> Result<Ticket, TicketError> {
         }
     }
     let publisher = publisher.ok_or_else(|| wrong("publisher", "it is missing"))?;
-    let publisher = ed25519::PublicKey::try_from_bytes(&publisher).map_err(|error| wrong("publisher", error))?;
+    let publisher =
+        ed25519::PublicKey::try_from_bytes(&publisher).map_err(|error| wrong("publisher", error))?;
     let addresses: Vec<HostPort> = addresses
         .split(',')
         .map(|text| text.parse().map_err(|why: String| wrong("addresses", why)))
         .collect::<Result<_, _>>()?;
     if addresses.len() > ADDRESSES_MAX {
-        return Err(wrong("addresses", format!("{} where at most {ADDRESSES_MAX} are allowed", addresses.len())));
+        return Err(wrong(
+            "addresses",
+            format!("{} where at most {ADDRESSES_MAX} are allowed", addresses.len()),
+        ));
     }
     Ok(Ticket {
         seeder: seeder.parse().map_err(|error| wrong("seeder", error))?,
@@ -217,7 +226,9 @@ mod tests {
         let key = Keypair::ed25519_from_bytes([7; 32]).unwrap();
         Ticket {
             seeder: key.public().to_peer_id(),
-            addresses: ["10.0.0.1:4433", "[fd00::1]:4433", "images.example:1"].map(|text| text.parse().unwrap()).to_vec(),
+            addresses: ["10.0.0.1:4433", "[fd00::1]:4433", "images.example:1"]
+                .map(|text| text.parse().unwrap())
+                .to_vec(),
             publisher: Keypair::ed25519_from_bytes([8; 32]).unwrap().public(),
             secret: SwarmSecret::from_bytes([9; 32]),
             image: image.map(|name| name.parse().unwrap()),

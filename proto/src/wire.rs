@@ -55,11 +55,19 @@ pub enum Frame {
     Query(Query),
     Answer(Answer),
     /// The sender calls the piece list of this name by this number from now on.
-    Join { exchange: u32, list: Cid },
-    Leave { exchange: u32 },
+    Join {
+        exchange: u32,
+        list: Cid,
+    },
+    Leave {
+        exchange: u32,
+    },
     Trade(TradeFrame),
     /// The last byte of a piece reached the sender of this frame.
-    Arrived { exchange: u32, piece: u32 },
+    Arrived {
+        exchange: u32,
+        piece: u32,
+    },
 }
 
 /// First frame in each direction.
@@ -148,7 +156,9 @@ impl Frame {
                 rack: hello.rack,
             }),
             Self::PeersWanted => Body::PeersWanted(generated::PeersWanted {}),
-            Self::Peers(peers) => Body::Peers(generated::Peers { peers: peers.into_iter().map(encode_peer).collect() }),
+            Self::Peers(peers) => {
+                Body::Peers(generated::Peers { peers: peers.into_iter().map(encode_peer).collect() })
+            }
             Self::Query(query) => Body::Query(encode_query(&query)),
             Self::Answer(answer) => Body::Answer(generated::Answer {
                 query: Some(encode_query(&answer.query)),
@@ -247,7 +257,10 @@ impl TradeFrame {
                 generated::Reason::Busy => Declined::Busy,
                 generated::Reason::Nothing => Declined::Nothing,
                 generated::Reason::Unspecified => {
-                    return Err(DecodeError::Field { field: "a decline", why: "it gives no known reason".into() });
+                    return Err(DecodeError::Field {
+                        field: "a decline",
+                        why: "it gives no known reason".into(),
+                    });
                 }
             }),
             Body::Cancel(piece) => Message::Cancel(index(piece)?),
@@ -269,7 +282,10 @@ impl BulkHeader {
     pub fn from_bytes(bytes: &[u8; BULK_HEADER_BYTES]) -> Result<Self, DecodeError> {
         let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
         if bytes[9..12] != [0; 3] {
-            return Err(DecodeError::Field { field: "a bulk header", why: "its spare bytes are not zero".into() });
+            return Err(DecodeError::Field {
+                field: "a bulk header",
+                why: "its spare bytes are not zero".into(),
+            });
         }
         Ok(Self { exchange: word(0), piece: word(4), encoding: bytes[8], payload_bytes: word(12) })
     }
@@ -313,7 +329,11 @@ fn decode_peer(peer: generated::Peer) -> Result<PeerAddresses, DecodeError> {
         at_most("an address", text.len(), ADDRESS_BYTES_MAX)?;
         text.parse().map_err(|_| DecodeError::Field { field: "an address", why: format!("{text:?}") })
     };
-    Ok(PeerAddresses { id, addresses: peer.addresses.iter().map(address).collect::<Result<_, _>>()?, rack: peer.rack })
+    Ok(PeerAddresses {
+        id,
+        addresses: peer.addresses.iter().map(address).collect::<Result<_, _>>()?,
+        rack: peer.rack,
+    })
 }
 
 fn encode_query(query: &Query) -> generated::Query {
@@ -330,7 +350,8 @@ fn decode_query(query: generated::Query) -> Result<Query, DecodeError> {
     use generated::query::Wanted;
     Ok(match query.wanted.ok_or(DecodeError::Empty)? {
         Wanted::Name(name) => Query::Name(
-            name.parse().map_err(|_| DecodeError::Field { field: "an image name", why: "see ImageName".into() })?,
+            name.parse()
+                .map_err(|_| DecodeError::Field { field: "an image name", why: "see ImageName".into() })?,
         ),
         Wanted::Image(digest) => Query::Image(decode_digest("an image id", &digest)?),
     })
@@ -347,11 +368,11 @@ fn decode_signed<T: crate::signing::Statement>(signed: generated::Signed) -> Res
 }
 
 fn decode_digest(field: &'static str, bytes: &[u8]) -> Result<Cid, DecodeError> {
-    <[u8; DIGEST_BYTES]>::try_from(bytes)
-        .map(Cid::from_digest)
-        .map_err(|_| DecodeError::Field { field, why: format!("{} bytes instead of {DIGEST_BYTES}", bytes.len()) })
+    <[u8; DIGEST_BYTES]>::try_from(bytes).map(Cid::from_digest).map_err(|_| DecodeError::Field {
+        field,
+        why: format!("{} bytes instead of {DIGEST_BYTES}", bytes.len()),
+    })
 }
-
 
 #[cfg(test)]
 mod tests;

@@ -60,6 +60,8 @@ pub struct Facts {
     pub blocks: u64,
     pub raw_bytes: u64,
     pub compressed_bytes: u64,
+    /// The manifest as it travels.
+    pub manifest_bytes: u64,
 }
 
 #[derive(Serialize, Deserialize)]

@@ -11,8 +11,9 @@ use serde::Serialize;
 use shoal_node::install::{InstallOptions, InstallReport, Installed, install};
 use shoal_node::progress::Unwatched;
 use shoal_node::store::Store;
+use shoal_node::tree::verify::Drift;
 use shoal_node::tree::verify::VerifyMode;
-use shoal_node::verify::{Drift, verify_target};
+use shoal_node::verify::verify_target;
 use shoal_proto::image::ImageName;
 use shoal_proto::ticket::Ticket;
 
@@ -65,10 +66,10 @@ pub async fn demo(dir: Option<PathBuf>, nodes: usize) -> anyhow::Result<DemoRepo
     let published = publish(&home, &store, &mut catalog, &request)?;
     eprintln!(
         "captured {} entries, {}, {} compressed, in {:.1} s; installing on {nodes} nodes …",
-        published.entries,
-        HumanBytes(published.raw_bytes),
-        HumanBytes(published.compressed_bytes),
-        published.elapsed_s,
+        published.report.entries,
+        HumanBytes(published.report.raw_bytes),
+        HumanBytes(published.report.compressed_bytes),
+        published.report.elapsed_s,
     );
     let listen = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))];
     let serving = serve(home.clone(), store, catalog, listen).await?;
@@ -93,12 +94,14 @@ pub async fn demo(dir: Option<PathBuf>, nodes: usize) -> anyhow::Result<DemoRepo
                 .context("a verification stopped")??,
         );
     }
+    // The manifest travels too.
+    let compressed_bytes = published.report.compressed_bytes + published.report.manifest_bytes;
     Ok(DemoReport {
         source: source.display().to_string(),
-        raw_bytes: published.raw_bytes,
-        compressed_bytes: published.compressed_bytes,
+        raw_bytes: published.report.raw_bytes,
+        compressed_bytes,
         verified: nodes.iter().all(|node| node.verified),
-        seeder_copies: sent_bytes as f64 / published.compressed_bytes.max(1) as f64,
+        seeder_copies: sent_bytes as f64 / compressed_bytes.max(1) as f64,
         last_s: nodes.iter().map(|node| node.install.elapsed_s).fold(0.0, f64::max),
         nodes,
     })

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use shoal_node::manifest::{self, load_manifest};
 use shoal_node::store::Store;
-use shoal_node::store::index::{Table, TableError};
+use shoal_node::store::{Table, TableError};
 use shoal_proto::cid::{Cid, DIGEST_BYTES};
 use shoal_proto::image::{Piece, PieceList};
 

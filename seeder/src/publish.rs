@@ -1,12 +1,14 @@
 //! From a tree to a published image: capture, sync, sign, catalog.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use shoal_node::manifest::{self, load_manifest};
 use shoal_node::store::{self, Store};
-use shoal_node::tree::capture::{CaptureError, CaptureOptions, CaptureProgress, capture};
+use shoal_node::tree::capture::{CaptureError, CaptureOptions, CaptureReport, Captured, capture};
+use shoal_node::tree::exclude::{Excludes, PatternError};
 use shoal_proto::image::{ImageName, NameRecord};
 use shoal_proto::signing::Signed;
 
@@ -17,6 +19,8 @@ use crate::home::Home;
 pub enum Error {
     #[error(transparent)]
     Capture(#[from] CaptureError),
+    #[error(transparent)]
+    Pattern(#[from] PatternError),
     #[error(transparent)]
     Store(#[from] store::Error),
     #[error(transparent)]
@@ -32,18 +36,9 @@ pub enum Error {
 /// What a capture did, as `--json` prints it. Sizes in bytes, times in seconds.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Published {
-    pub image: String,
     pub name: String,
-    pub entries: u64,
-    pub chunks: u64,
-    pub blocks: u64,
-    /// Blocks that the image of this name before it did not have; all of them, the first time.
-    pub new_blocks: u64,
-    pub raw_bytes: u64,
-    pub compressed_bytes: u64,
-    pub new_compressed_bytes: u64,
-    pub sockets_skipped: u64,
-    pub elapsed_s: f64,
+    #[serde(flatten)]
+    pub report: CaptureReport,
 }
 
 /// What to capture. Travels to the running seeder as JSON: a source that is no UTF-8 is refused there.
@@ -78,5 +73,35 @@ pub fn publish(
     catalog: &mut Catalog,
     request: &CaptureRequest,
 ) -> Result<Published, Error> {
-    todo!()
+    let name = &request.name;
+    let parent = match catalog.find(name) {
+        Ok(image) => {
+            let failed = |source| Error::Parent { name: name.clone(), source };
+            Some(Arc::new(load_manifest(store, &image.root).map_err(failed)?))
+        }
+        Err(_) => None,
+    };
+    let excludes = Excludes::new(&request.excludes)?;
+    let options = CaptureOptions { excludes, parent, ..CaptureOptions::default() };
+    let Captured { root, report, .. } = capture(&request.source, &options, store, &())?;
+    store.sync()?;
+    let record = NameRecord { name: name.clone(), image: root.image_id() };
+    catalog.publish(Image {
+        signed_name: Signed::sign(&record, &home.publisher),
+        signed_root: Signed::sign(&root, &home.publisher),
+        name: record,
+        root,
+        facts: Facts {
+            source: request.source.display().to_string(),
+            captured_at_s: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+            entries: report.entries,
+            chunks: report.chunks,
+            blocks: report.blocks,
+            raw_bytes: report.raw_bytes,
+            compressed_bytes: report.compressed_bytes,
+            manifest_bytes: report.manifest_bytes,
+        },
+    })?;
+    tracing::info!(%name, image = report.image, "published");
+    Ok(Published { name: name.to_string(), report })
 }

@@ -112,8 +112,8 @@ fn print_report(report: &InstallReport, json: bool) -> anyhow::Result<()> {
             HumanBytes(report.bytes_from_peers),
             HumanBytes(report.bytes_reused),
         )?;
-        if let Some(first) = report.losses.first() {
-            writeln!(out, "{} attributes could not be set, the first: {first}", report.losses.len())?;
+        for (aspect, count) in &report.losses {
+            writeln!(out, "could not set the {aspect} of {count} entries")?;
         }
     }
     Ok(out.flush()?)

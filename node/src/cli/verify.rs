@@ -36,7 +36,7 @@ fn print_report(report: &Verification, json: bool) -> anyhow::Result<()> {
         writeln!(out)?;
     } else {
         for drift in &report.drift {
-            writeln!(out, "{}  {}", drift.kinds.join(","), drift.path)?;
+            writeln!(out, "{}  {}", drift.names().join(","), drift.path)?;
         }
         writeln!(
             out,

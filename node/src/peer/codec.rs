@@ -86,7 +86,9 @@ pub(super) fn append_frame(buffer: &mut Vec<u8>, frame: Frame) {
     buffer.extend_from_slice(&bytes);
 }
 
-pub(super) async fn read_bulk_header<R: AsyncRead + Unpin>(stream: &mut R) -> Result<BulkHeader, StreamError> {
+pub(super) async fn read_bulk_header<R: AsyncRead + Unpin>(
+    stream: &mut R,
+) -> Result<BulkHeader, StreamError> {
     let mut bytes = [0; BULK_HEADER_BYTES];
     match stream.read_exact(&mut bytes).await {
         Ok(()) => Ok(BulkHeader::from_bytes(&bytes)?),

@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use libp2p::PeerId;
+use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
-use rand::rngs::SmallRng;
 use shoal_proto::ticket::HostPort;
 use shoal_proto::time::Time;
 use shoal_proto::wire::{ADDRESSES_PER_PEER_MAX, PEERS_PER_FRAME_MAX, PeerAddresses};
@@ -71,7 +71,11 @@ impl Book {
             return;
         }
         if self.known.len() >= BOOK_MAX && !self.known.contains_key(&told.id) {
-            let forget = self.known.iter().filter(|(_, known)| !known.bootstrap).max_by_key(|(_, known)| known.failures);
+            let forget = self
+                .known
+                .iter()
+                .filter(|(_, known)| !known.bootstrap)
+                .max_by_key(|(_, known)| known.failures);
             let Some(forget) = forget.map(|(peer, _)| *peer) else { return };
             self.known.remove(&forget);
         }
@@ -87,9 +91,14 @@ impl Book {
     /// Who should be dialed now, at most `room` peers, never one that `busy` names (connected or being dialed).
     pub(super) fn dials(&mut self, now: Time, room: usize, busy: impl Fn(&PeerId) -> bool) -> Vec<Dial> {
         let ready = |known: &Known| known.retry_at <= now && known.banned_until <= now;
-        let due: Vec<PeerId> =
-            self.known.iter().filter(|(peer, known)| ready(known) && !busy(peer)).map(|(peer, _)| *peer).collect();
-        let (first, others): (Vec<PeerId>, Vec<PeerId>) = due.into_iter().partition(|peer| self.known[peer].bootstrap);
+        let due: Vec<PeerId> = self
+            .known
+            .iter()
+            .filter(|(peer, known)| ready(known) && !busy(peer))
+            .map(|(peer, _)| *peer)
+            .collect();
+        let (first, others): (Vec<PeerId>, Vec<PeerId>) =
+            due.into_iter().partition(|peer| self.known[peer].bootstrap);
         let chosen: Vec<PeerId> = others.choose_multiple(&mut self.rng, room).copied().collect();
         first.into_iter().chain(chosen).map(|peer| self.dial(now, peer)).collect()
     }
@@ -128,7 +137,12 @@ impl Book {
     }
 
     /// Some peers worth telling `to` about, out of those that `connected` vouches for.
-    pub(super) fn tell(&mut self, now: Time, to: &PeerId, connected: impl Fn(&PeerId) -> bool) -> Vec<PeerAddresses> {
+    pub(super) fn tell(
+        &mut self,
+        now: Time,
+        to: &PeerId,
+        connected: impl Fn(&PeerId) -> bool,
+    ) -> Vec<PeerAddresses> {
         let worth: Vec<PeerAddresses> = self
             .known
             .iter()

@@ -29,9 +29,7 @@ use crate::peer::link::{FromLink, InflowBudget, Link, ReceivedPiece, Surrounding
 use crate::peer::trades::{TradeRequest, Trades};
 use crate::peer::transport::{self, BehaviourEvent, Swarm};
 use crate::peer::verify::{Failure, FromVerifier, Job, Verifiers};
-use crate::peer::{
-    Directory, Error, LookupError, PeerConfig, Status, StoreOnly, TradeStatus, Traffic,
-};
+use crate::peer::{Directory, Error, LookupError, PeerConfig, Status, StoreOnly, TradeStatus, Traffic};
 use crate::store::Store;
 
 /// Messages of links, and of verifiers, that may wait for the driver.
@@ -109,7 +107,12 @@ impl Driver {
             from_links,
             from_verifiers,
             verifiers: Verifiers::start(&store, &verdicts),
-            around: Surroundings { store, inflow: InflowBudget::new(), sent_bytes: Arc::default(), driver: to_driver },
+            around: Surroundings {
+                store,
+                inflow: InflowBudget::new(),
+                sent_bytes: Arc::default(),
+                driver: to_driver,
+            },
             book: Book::new(*swarm.local_peer_id(), config.bootstrap, rand::rng().random()),
             swarm,
             links: BTreeMap::new(),
@@ -189,7 +192,8 @@ impl Driver {
 
     fn next_timeout(&self) -> Option<Time> {
         let busy = |peer: &PeerId| self.by_peer.contains_key(peer) || self.dialing.contains(peer);
-        let wanted = (self.links.len() < NEIGHBOURS_WANTED && !self.links.is_empty()).then_some(self.peers_wanted_at);
+        let wanted =
+            (self.links.len() < NEIGHBOURS_WANTED && !self.links.is_empty()).then_some(self.peers_wanted_at);
         let farewell = self.farewells.iter().map(|(time, _)| *time).min();
         let dial = self.book.next_dial(self.room(), busy);
         [self.trades.next_timeout(), wanted, farewell, dial].into_iter().flatten().min()
@@ -208,7 +212,8 @@ impl Driver {
                 self.drain(number);
             }
         }
-        let over: Vec<PeerKey> = self.farewells.iter().filter(|(time, _)| *time <= now).map(|(_, key)| *key).collect();
+        let over: Vec<PeerKey> =
+            self.farewells.iter().filter(|(time, _)| *time <= now).map(|(_, key)| *key).collect();
         self.farewells.retain(|(time, _)| *time > now);
         over.into_iter().for_each(|key| self.close(key));
         self.dial_due(now);
@@ -281,7 +286,9 @@ impl Driver {
 
     /// Both sides trade the list: tells the exchange, once.
     fn connect_if_joined(&mut self, now: Time, key: PeerKey, number: u32) {
-        let (Some(link), Some(trade)) = (self.links.get_mut(&key), self.trades.get_mut(number)) else { return };
+        let (Some(link), Some(trade)) = (self.links.get_mut(&key), self.trades.get_mut(number)) else {
+            return;
+        };
         if link.begin_trade(number, &trade.list) {
             trade.exchange.handle_connected(now, key);
         }
@@ -346,7 +353,9 @@ impl Driver {
     fn handle_event(&mut self, number: u32, event: Event) {
         let Some(trade) = self.trades.get_mut(number) else { return };
         match event {
-            Event::Complete => tracing::info!(list = %trade.list.name(), pieces = trade.list.len(), "every piece is held"),
+            Event::Complete => {
+                tracing::info!(list = %trade.list.name(), pieces = trade.list.len(), "every piece is held")
+            }
             Event::Replicated => {
                 trade.replicated = true;
                 if self.trades.replicated() {

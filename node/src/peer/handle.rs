@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 
 use crate::peer::driver::{Command, Driver};
 use crate::peer::trades::TradeRequest;
-use crate::peer::{Directory, Error, LookupError, ListKind, PeerConfig, PeerId, PieceSink, Status};
+use crate::peer::{Directory, Error, ListKind, LookupError, PeerConfig, PeerId, PieceSink, Status};
 use crate::store::Store;
 
 /// Commands that may wait for the driver.

@@ -41,13 +41,29 @@ const INFLOW_UNIT_BYTES: usize = 64 << 10;
 #[derive(Debug)]
 pub(super) enum FromLink {
     Frame(PeerKey, Frame),
-    Progress { from: PeerKey, exchange: u32, piece: u32 },
+    Progress {
+        from: PeerKey,
+        exchange: u32,
+        piece: u32,
+    },
     Piece(ReceivedPiece),
     /// The store could not supply a piece that an exchange promised.
-    Unreadable { to: PeerKey, exchange: u32, piece: PieceIndex },
+    Unreadable {
+        to: PeerKey,
+        exchange: u32,
+        piece: PieceIndex,
+    },
     /// The names of a peer to dial were looked up.
-    Resolved { peer: PeerId, addresses: Vec<SocketAddr>, failures: Vec<String> },
-    Ended { peer: PeerKey, why: String, fault: bool },
+    Resolved {
+        peer: PeerId,
+        addresses: Vec<SocketAddr>,
+        failures: Vec<String>,
+    },
+    Ended {
+        peer: PeerKey,
+        why: String,
+        fault: bool,
+    },
 }
 
 /// A piece off the wire: lengths checked, nothing else.
@@ -182,7 +198,9 @@ impl Link {
     /// Notes that both sides trade `list`; true when the peer had joined it and this is new.
     pub(super) fn begin_trade(&mut self, ours: u32, list: &Arc<PieceList>) -> bool {
         let name = list.name();
-        let Some((&theirs, _)) = self.joined.iter().find(|(_, joined)| **joined == name) else { return false };
+        let Some((&theirs, _)) = self.joined.iter().find(|(_, joined)| **joined == name) else {
+            return false;
+        };
         self.their_lists.insert(theirs, list.clone());
         self.trading.insert(ours)
     }
@@ -319,7 +337,9 @@ async fn read_bulk(
 ) -> Result<(), StreamError> {
     loop {
         let header = codec::read_bulk_header(&mut stream).await?;
-        let wrong = |why: &str| StreamError::Piece(format!("{why} (exchange {}, piece {})", header.exchange, header.piece));
+        let wrong = |why: &str| {
+            StreamError::Piece(format!("{why} (exchange {}, piece {})", header.exchange, header.piece))
+        };
         let list = lists.find(header.exchange).ok_or_else(|| wrong("no such exchange"))?;
         let piece = list.index(header.piece).ok_or_else(|| wrong("no such piece"))?;
         let encoding = Encoding::from_code(header.encoding).ok_or_else(|| wrong("unknown encoding"))?;

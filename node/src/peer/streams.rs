@@ -139,14 +139,16 @@ impl ConnectionHandler for Handler {
     fn on_connection_event(&mut self, event: ConnectionEvent<'_, Accept, Open>) {
         match event {
             // A second stream of a lane is dropped, which resets it: the bound on streams of a connection.
-            ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound { protocol: (lane, stream), .. })
-                if !self.accepted.contains(&lane) =>
-            {
+            ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound {
+                protocol: (lane, stream),
+                ..
+            }) if !self.accepted.contains(&lane) => {
                 self.accepted.push(lane);
                 self.ready.push_back(Opened::Inbound(lane, stream));
             }
             ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound {
-                protocol: (lane, stream), ..
+                protocol: (lane, stream),
+                ..
             }) => self.ready.push_back(Opened::Outbound(lane, stream)),
             ConnectionEvent::DialUpgradeError(DialUpgradeError { error, .. }) => {
                 self.ready.push_back(Opened::Failed(error.to_string()));

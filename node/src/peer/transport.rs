@@ -28,12 +28,13 @@ pub(super) struct Behaviour {
 /// enters the Noise transcript (research: a mismatch is a decryption error on the first message that is encrypted).
 pub(super) fn build(key: &Keypair, secret: &SwarmSecret) -> Result<Swarm, Error> {
     let prologue = secret.noise_prologue();
-    let security = move |key: &Keypair| {
-        noise::Config::new(key).map(|config| config.with_prologue(prologue.to_vec()))
-    };
+    let security =
+        move |key: &Keypair| noise::Config::new(key).map(|config| config.with_prologue(prologue.to_vec()));
     let behaviour = Behaviour {
         streams: streams::Behaviour::default(),
-        ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_INTERVAL).with_timeout(PING_TIMEOUT)),
+        ping: ping::Behaviour::new(
+            ping::Config::new().with_interval(PING_INTERVAL).with_timeout(PING_TIMEOUT),
+        ),
     };
     Ok(SwarmBuilder::with_existing_identity(key.clone())
         .with_tokio()

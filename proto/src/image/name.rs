@@ -20,7 +20,9 @@ const NAME_RECORD_VERSION: u32 = 1;
 pub struct ImageName(String);
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not an image name: {0:?} (1 to {NAME_BYTES_MAX} of A-Z a-z 0-9 . _ - : +, a letter or a digit first)")]
+#[error(
+    "not an image name: {0:?} (1 to {NAME_BYTES_MAX} of A-Z a-z 0-9 . _ - : +, a letter or a digit first)"
+)]
 pub struct ImageNameError(String);
 
 /// The publisher's statement "image NAME is IMAGE".
@@ -113,6 +115,9 @@ mod tests {
         let next = generated::NameRecord { version: 2, name: "debian".into(), image: vec![0; 32] };
         assert!(matches!(NameRecord::from_payload(&next.encode_to_vec()), Err(NameRecordError::Version(2))));
         let short = generated::NameRecord { version: 1, name: "debian".into(), image: vec![0; 31] };
-        assert!(matches!(NameRecord::from_payload(&short.encode_to_vec()), Err(NameRecordError::ImageId(31))));
+        assert!(matches!(
+            NameRecord::from_payload(&short.encode_to_vec()),
+            Err(NameRecordError::ImageId(31))
+        ));
     }
 }

@@ -3,13 +3,19 @@ use crate::image::Piece;
 use crate::signing::Keypair;
 
 fn list(pieces: u32) -> PieceList {
-    PieceList::new((0..pieces).map(|at| Piece { cid: Cid::of(&at.to_le_bytes()), raw_bytes: 1 + at }).collect())
-        .unwrap()
+    PieceList::new(
+        (0..pieces).map(|at| Piece { cid: Cid::of(&at.to_le_bytes()), raw_bytes: 1 + at }).collect(),
+    )
+    .unwrap()
 }
 
 fn peer(port: u16) -> PeerAddresses {
     let addresses = vec![([10, 0, 0, 1], port).into(), (std::net::Ipv6Addr::LOCALHOST, port).into()];
-    PeerAddresses { id: Keypair::ed25519_from_bytes([port as u8; 32]).unwrap().public().to_peer_id(), addresses, rack: "r1".into() }
+    PeerAddresses {
+        id: Keypair::ed25519_from_bytes([port as u8; 32]).unwrap().public().to_peer_id(),
+        addresses,
+        rack: "r1".into(),
+    }
 }
 
 fn name_record() -> Signed<NameRecord> {
@@ -62,7 +68,8 @@ fn every_frame_comes_back_as_it_went() {
 fn what_does_not_fit_the_list_is_refused() {
     let (long, short) = (list(70), list(60));
     let full = Message::Announce(Announcement::Held(Bitfield::full(long.len())));
-    let outside = [full, Message::Have(vec![long.index(60).unwrap()]), Message::Request(long.index(69).unwrap())];
+    let outside =
+        [full, Message::Have(vec![long.index(60).unwrap()]), Message::Request(long.index(69).unwrap())];
     for message in outside {
         assert!(TradeFrame::new(0, message.clone()).check(&short).is_err(), "{message:?}");
     }

@@ -62,14 +62,14 @@ impl Capture {
             println!(
                 "{}: {} entries, {} in {} blocks ({} compressed, {} of it new) in {:.1} s",
                 published.name,
-                published.entries,
-                HumanBytes(published.raw_bytes),
-                published.blocks,
-                HumanBytes(published.compressed_bytes),
-                HumanBytes(published.new_compressed_bytes),
-                published.elapsed_s,
+                published.report.entries,
+                HumanBytes(published.report.raw_bytes),
+                published.report.blocks,
+                HumanBytes(published.report.compressed_bytes),
+                HumanBytes(published.report.new_compressed_bytes),
+                published.report.elapsed_s,
             );
-            println!("image {}", published.image);
+            println!("image {}", published.report.image);
         }
         Ok(Exit::Done)
     }

@@ -79,7 +79,8 @@ impl Driver {
             self.farewells.push((now + FAREWELL, key));
             return;
         }
-        for (number, trade) in self.trades.iter().map(|(n, trade)| (n, trade.list.name())).collect::<Vec<_>>() {
+        for (number, trade) in self.trades.iter().map(|(n, trade)| (n, trade.list.name())).collect::<Vec<_>>()
+        {
             self.send(key, Frame::Join { exchange: number, list: trade });
         }
         let queries: Vec<Query> = self.lookups.iter().map(|lookup| lookup.query.clone()).collect();
@@ -231,7 +232,8 @@ impl Driver {
             };
             let held = Bitfield::full(offer.list.len());
             let (done, _) = oneshot::channel();
-            let request = TradeRequest { list: offer.list, kind: offer.kind, held, sink: Arc::new(StoreOnly), done };
+            let request =
+                TradeRequest { list: offer.list, kind: offer.kind, held, sink: Arc::new(StoreOnly), done };
             Some(self.start_trade(request, role))
         });
         if let Some(number) = number {
@@ -318,7 +320,10 @@ impl Driver {
         for dial in self.book.dials(now, room, busy) {
             self.dialing.insert(dial.peer);
             let told = dial.addresses.into_iter();
-            let literal = dial.names.iter().filter_map(|name| Some(SocketAddr::new(name.host.parse().ok()?, name.port)));
+            let literal = dial
+                .names
+                .iter()
+                .filter_map(|name| Some(SocketAddr::new(name.host.parse().ok()?, name.port)));
             let addresses: Vec<SocketAddr> = told.chain(literal).collect();
             let unresolved: Vec<HostPort> =
                 dial.names.iter().filter(|name| name.host.parse::<IpAddr>().is_err()).cloned().collect();
@@ -331,7 +336,9 @@ impl Driver {
     }
 
     fn dial(&mut self, peer: PeerId, addresses: Vec<SocketAddr>) {
-        let addresses = addresses.into_iter().map(|address| Multiaddr::from(address.ip()).with(Protocol::Tcp(address.port())));
+        let addresses = addresses
+            .into_iter()
+            .map(|address| Multiaddr::from(address.ip()).with(Protocol::Tcp(address.port())));
         let options = DialOpts::peer_id(peer)
             .condition(PeerCondition::DisconnectedAndNotDialing)
             .addresses(addresses.collect())
@@ -390,8 +397,10 @@ fn describe_dial_error(error: &DialError) -> String {
             format!("{obtained} answers at {address}, not the seeder that the ticket names")
         }
         DialError::Transport(failures) => {
-            let each: Vec<String> =
-                failures.iter().map(|(address, failure)| format!("{address}: {}", innermost(failure))).collect();
+            let each: Vec<String> = failures
+                .iter()
+                .map(|(address, failure)| format!("{address}: {}", innermost(failure)))
+                .collect();
             each.join("; ")
         }
         other => other.to_string(),
