@@ -1,3 +1,4 @@
 //! x
 pub mod block;
 pub mod store;
+pub mod tree;

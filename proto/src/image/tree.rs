@@ -91,6 +91,11 @@ impl Tree {
         self.indexes().map(|index| Entry { tree: self, index })
     }
 
+    /// The checked form of a number.
+    pub fn index(&self, number: u32) -> Option<EntryIndex> {
+        ((number as usize) < self.rows.len()).then(|| EntryIndex::new(number))
+    }
+
     /// # Panics
     /// When `index` is of another tree, beyond the end of this one.
     pub fn entry(&self, index: EntryIndex) -> Entry<'_> {

@@ -1,0 +1,259 @@
+//! Tree → image.
+//!
+//! ```text
+//! scan ──rows──▶ readers ×N ──events, in path order──▶ layout ──full blocks──▶ compressors ×N ──▶ sink
+//! (names, sizes)  (metadata, cut, hash)                (this thread: dedup)     (zstd, hash)
+//! ```
+//!
+//! Every arrow is a bounded channel, so memory depends on the number of entries (about 40 bytes and a name each) and of
+//! chunks, not on sizes of files. Readers finish out of order; the layout takes their results in path order, so the
+//! image does not depend on the number of threads.
+//!
+//! Nothing is published when anything could not be read: the error names all such paths.
+
+mod pack;
+mod read;
+mod scan;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+use std::{fmt, io};
+
+use rustix::io::Errno;
+use shoal_proto::cid::Cid;
+use shoal_proto::image::entry::EntryError;
+use shoal_proto::image::manifest::{Manifest, ManifestError};
+use shoal_proto::image::tree::TreeError;
+use shoal_proto::image::{ImagePath, RootRecord};
+
+use super::exclude::Excludes;
+use super::root::{self, Directories};
+use crate::block::EncodedBlock;
+use crate::store::Store;
+
+/// Most unreadable paths that an error lists; it counts the others.
+pub const UNREADABLE_LISTED_MAX: usize = 1000;
+/// zstd level of blocks: higher ones cost more time than the bytes they save take to move.
+pub const LEVEL_DEFAULT: i32 = 3;
+
+/// What a capture leaves out, what it builds on, and how hard it works.
+#[derive(Clone, Debug)]
+pub struct CaptureOptions {
+    pub excludes: Excludes,
+    /// The image that nodes are expected to have: chunks that it lacks are laid first.
+    pub parent: Option<Arc<Manifest>>,
+    /// zstd level.
+    pub level: i32,
+    /// Readers, and as many compressors; at least one.
+    pub threads: usize,
+}
+
+impl Default for CaptureOptions {
+    fn default() -> Self {
+        let threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+        Self { excludes: Excludes::default(), parent: None, level: LEVEL_DEFAULT, threads }
+    }
+}
+
+/// What a sink's failure is.
+pub type BlockSinkError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Where a capture leaves its blocks. Called from several threads.
+pub trait BlockSink: Sync {
+    fn put(&self, block: &EncodedBlock) -> Result<(), BlockSinkError>;
+}
+
+impl BlockSink for Store {
+    fn put(&self, block: &EncodedBlock) -> Result<(), BlockSinkError> {
+        Store::put(self, block)?;
+        Ok(())
+    }
+}
+
+/// Told how far a capture is. Called often and from several threads: it must be quick.
+pub trait CaptureProgress: Sync {
+    /// The scan is done: so many entries, with so many bytes of files to read.
+    fn scanned(&self, entries: u64, bytes: u64) {
+        let _ = (entries, bytes);
+    }
+
+    /// So many more bytes were read and cut.
+    fn read(&self, bytes: u64) {
+        let _ = bytes;
+    }
+
+    /// One more block was compressed and stored.
+    fn stored(&self, raw_bytes: u64, compressed_bytes: u64) {
+        let _ = (raw_bytes, compressed_bytes);
+    }
+}
+
+/// Tells nobody.
+impl CaptureProgress for () {}
+
+/// A tree that is an image now. Its blocks and its manifest's blocks are in the sink.
+#[derive(Clone, Debug)]
+pub struct Captured {
+    pub root: RootRecord,
+    pub manifest: Arc<Manifest>,
+    pub report: CaptureReport,
+}
+
+/// What a capture did. *New* is what the parent lacks; everything without a parent.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct CaptureReport {
+    /// The image's id.
+    pub image: String,
+    pub entries: u64,
+    /// Distinct chunks.
+    pub chunks: u64,
+    /// Content blocks.
+    pub blocks: u64,
+    pub new_blocks: u64,
+    /// Bytes of all distinct chunks.
+    pub raw_bytes: u64,
+    /// The same as it travels.
+    pub compressed_bytes: u64,
+    pub new_compressed_bytes: u64,
+    /// The manifest as it travels.
+    pub manifest_bytes: u64,
+    /// Left out: sockets, which no image holds.
+    pub sockets: u64,
+    /// Left out: gone between being seen and being opened.
+    pub vanished: u64,
+    /// Left out: by a pattern (a directory counts once).
+    pub excluded: u64,
+    /// Left out: the content of other file systems mounted in the tree (each counts once).
+    pub mounts: u64,
+    pub elapsed_s: f64,
+}
+
+/// Why there is no image.
+#[derive(Debug, thiserror::Error)]
+pub enum CaptureError {
+    #[error("cannot open {}", path.display())]
+    Source { path: PathBuf, source: io::Error },
+    #[error("{0}")]
+    Unreadable(Unreadables),
+    #[error("cannot store block {cid}")]
+    Sink { cid: Cid, source: BlockSinkError },
+    #[error("cannot describe the tree")]
+    Tree(#[from] TreeError),
+    #[error("cannot describe the image")]
+    Manifest(#[from] ManifestError),
+}
+
+/// All paths that could not be read.
+#[derive(Debug, Default)]
+pub struct Unreadables {
+    /// The first of them, at most [`UNREADABLE_LISTED_MAX`].
+    pub listed: Vec<Unreadable>,
+    pub count: u64,
+}
+
+#[derive(Debug)]
+pub struct Unreadable {
+    pub path: ImagePath,
+    pub reason: UnreadableReason,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum UnreadableReason {
+    #[error(transparent)]
+    System(#[from] Errno),
+    #[error("changed each time it was read")]
+    Changing,
+    #[error("its first name vanished while it was captured")]
+    LinkVanished,
+    #[error(transparent)]
+    Entry(#[from] EntryError),
+}
+
+impl Unreadables {
+    fn add(&mut self, path: ImagePath, reason: UnreadableReason) {
+        self.count += 1;
+        if self.listed.len() < UNREADABLE_LISTED_MAX {
+            self.listed.push(Unreadable { path, reason });
+        }
+    }
+}
+
+impl fmt::Display for Unreadables {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut separator = "";
+        for Unreadable { path, reason } in &self.listed {
+            write!(f, "{separator}cannot read {path}: {reason}")?;
+            separator = "\n";
+        }
+        match self.count - self.listed.len() as u64 {
+            0 => Ok(()),
+            others => write!(f, "\nand {others} more paths"),
+        }
+    }
+}
+
+/// Reads the tree at `source` into `sink`: content blocks and manifest blocks. The caller keeps the root record, and
+/// makes the sink durable.
+///
+/// The same tree under the same parent gives the same image. One file system is captured; sockets are left out.
+pub fn capture(
+    source: &Path,
+    options: &CaptureOptions,
+    sink: &dyn BlockSink,
+    progress: &dyn CaptureProgress,
+) -> Result<Captured, CaptureError> {
+    let started = Instant::now();
+    let top = root::open_top(source)
+        .map_err(|error| CaptureError::Source { path: source.to_owned(), source: error })?;
+    let directories = Directories::new(top);
+    let scan = scan::scan(&directories, &options.excludes);
+    progress.scanned(scan.len() as u64, scan.data_bytes);
+    let packed = pack::pack(&directories, scan, options, sink, progress)?;
+    finish(packed, options.level, sink, started)
+}
+
+fn finish(
+    packed: pack::Packed,
+    level: i32,
+    sink: &dyn BlockSink,
+    started: Instant,
+) -> Result<Captured, CaptureError> {
+    let pack::Packed { manifest, new_blocks, block_bytes, compressed_bytes, new_compressed_bytes, counts } =
+        packed;
+    let mut manifest_bytes = 0;
+    let mut failure = None;
+    let root = manifest.encode_blocks(block_bytes, |cid, raw| {
+        if failure.is_none() {
+            let block = EncodedBlock::encode(raw, level);
+            manifest_bytes += block.payload.len() as u64;
+            failure = sink.put(&block).err().map(|source| CaptureError::Sink { cid, source });
+        }
+    })?;
+    if let Some(failure) = failure {
+        return Err(failure);
+    }
+    let report = CaptureReport {
+        image: root.image_id().to_string(),
+        entries: root.entries(),
+        chunks: root.chunks(),
+        blocks: u64::from(root.pieces()),
+        new_blocks,
+        raw_bytes: root.raw_bytes(),
+        compressed_bytes,
+        new_compressed_bytes,
+        manifest_bytes,
+        sockets: counts.sockets,
+        vanished: counts.vanished,
+        excluded: counts.excluded,
+        mounts: counts.mounts,
+        elapsed_s: started.elapsed().as_secs_f64(),
+    };
+    Ok(Captured { root, manifest: Arc::new(manifest), report })
+}
+
+/// Entries below the top of a tree, and the bytes of its files, as far as they can be seen.
+pub(super) fn room_of(directories: &Directories) -> (u64, u64) {
+    let scan = scan::scan(&directories.renumbered(), &Excludes::default());
+    (scan.len() as u64, scan.data_bytes)
+}

@@ -1,0 +1,250 @@
+//! The first pass: which entries there are, in path order, and how large.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{FileType, Statx};
+use rustix::io::Errno;
+use shoal_proto::image::ImagePath;
+use shoal_proto::image::path::Component;
+
+use super::super::exclude::Excludes;
+use super::super::root::{self, Directories, Names};
+use super::Unreadables;
+
+/// `st_blocks` counts in these.
+const BLOCK_BYTES: u64 = 512;
+
+/// All entries in path order: the order of the manifest.
+#[derive(Debug, Default)]
+pub(super) struct Scan {
+    names: Vec<u8>,
+    pub(super) rows: Vec<Row>,
+    /// Bytes of files that take room: what is to be read.
+    pub(super) data_bytes: u64,
+    pub(super) unreadable: Unreadables,
+    pub(super) counts: Counts,
+}
+
+/// What was left out.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Counts {
+    pub(super) sockets: u64,
+    pub(super) vanished: u64,
+    pub(super) excluded: u64,
+    pub(super) mounts: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Row {
+    name_start: u32,
+    name_bytes: u8,
+    parent: u32,
+    pub(super) found: Found,
+    /// Bytes to read of a file, roughly.
+    pub(super) data_bytes: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    Directory,
+    File,
+    Symlink,
+    CharDevice,
+    BlockDevice,
+    Fifo,
+    /// Another name of the row with this number.
+    HardLink(u32),
+}
+
+impl Scan {
+    pub(super) fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    pub(super) fn name(&self, number: u32) -> &[u8] {
+        let row = &self.rows[number as usize];
+        &self.names[row.name_start as usize..][..usize::from(row.name_bytes)]
+    }
+
+    pub(super) fn parent(&self, number: u32) -> u32 {
+        self.rows[number as usize].parent
+    }
+
+    pub(super) fn path(&self, number: u32) -> ImagePath {
+        let mut numbers = Vec::new();
+        let mut at = number;
+        while at != 0 {
+            numbers.push(at);
+            at = self.parent(at);
+        }
+        let mut path = ImagePath::ROOT;
+        for at in numbers.into_iter().rev() {
+            if let Ok(name) = Component::new(self.name(at)) {
+                path.push(name);
+            }
+        }
+        path
+    }
+}
+
+impl Names for Scan {
+    fn parent_and_name(&self, number: u32) -> (u32, &[u8]) {
+        (self.parent(number), self.name(number))
+    }
+}
+
+/// One directory whose entries are known and not all taken yet, the next one last.
+struct Frame {
+    number: u32,
+    children: Vec<(Box<[u8]>, Statx)>,
+    path_bytes: usize,
+}
+
+pub(super) fn scan(directories: &Directories, excludes: &Excludes) -> Scan {
+    let mut scanner = Scanner {
+        scan: Scan::default(),
+        links: HashMap::new(),
+        path: Vec::new(),
+        device: Device::default(),
+        directories,
+        excludes,
+    };
+    scanner.run();
+    scanner.scan
+}
+
+struct Scanner<'a> {
+    scan: Scan,
+    /// The first name of each inode that has several.
+    links: HashMap<(u32, u32, u64), u32>,
+    /// Of the entry at hand, for patterns.
+    path: Vec<u8>,
+    device: Device,
+    directories: &'a Directories,
+    excludes: &'a Excludes,
+}
+
+/// Which mount something is on. The mount id tells apart what is bound in from the same file system.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Device {
+    major: u32,
+    minor: u32,
+    mount: u64,
+}
+
+impl Device {
+    fn of(stat: &Statx) -> Self {
+        Self { major: stat.stx_dev_major, minor: stat.stx_dev_minor, mount: stat.stx_mnt_id }
+    }
+}
+
+impl Scanner<'_> {
+    fn run(&mut self) {
+        let top = std::sync::Arc::clone(self.directories.top());
+        match root::stat(&top) {
+            Ok(stat) => self.device = Device::of(&stat),
+            Err(error) => return self.scan.unreadable.add(ImagePath::ROOT, error.into()),
+        }
+        self.push(b"", 0, Found::Directory, 0);
+        let mut frames: Vec<Frame> = self.enter(0).into_iter().collect();
+        while let Some(frame) = frames.last_mut() {
+            let Some((name, stat)) = frame.children.pop() else {
+                frames.pop();
+                continue;
+            };
+            let (parent, path_bytes) = (frame.number, frame.path_bytes);
+            self.path.truncate(path_bytes);
+            if path_bytes > 0 {
+                self.path.push(b'/');
+            }
+            self.path.extend_from_slice(&name);
+            if let Some(directory) = self.child(parent, &name, &stat) {
+                frames.extend(self.enter(directory));
+            }
+        }
+    }
+
+    /// Lists a directory and looks at everything in it.
+    fn enter(&mut self, number: u32) -> Option<Frame> {
+        match self.directories.open(&self.scan, number).and_then(|dir| self.children(&dir)) {
+            Ok(children) => Some(Frame { number, children, path_bytes: self.path.len() }),
+            Err(error) => {
+                let path = self.scan.path(number);
+                self.scan.unreadable.add(path, error.into());
+                None
+            }
+        }
+    }
+
+    fn children(&mut self, dir: &OwnedFd) -> Result<Vec<(Box<[u8]>, Statx)>, Errno> {
+        let names = root::list(dir)?;
+        let mut children = Vec::with_capacity(names.len());
+        for name in names.into_iter().rev() {
+            match root::stat_in(dir, &name) {
+                Ok(stat) => children.push((name, stat)),
+                Err(Errno::NOENT) => self.scan.counts.vanished += 1,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(children)
+    }
+
+    /// Takes or leaves one entry; its number when it is a directory to enter.
+    fn child(&mut self, parent: u32, name: &[u8], stat: &Statx) -> Option<u32> {
+        let file_type = FileType::from_raw_mode(stat.stx_mode.into());
+        let directory = file_type == FileType::Directory;
+        if self.excludes.matches(&self.path, directory) {
+            self.scan.counts.excluded += 1;
+            return None;
+        }
+        let elsewhere = Device::of(stat) != self.device;
+        if elsewhere {
+            self.scan.counts.mounts += 1;
+            if !directory {
+                return None;
+            }
+        }
+        let found = match file_type {
+            FileType::Directory => Found::Directory,
+            FileType::RegularFile => Found::File,
+            FileType::Symlink => Found::Symlink,
+            FileType::CharacterDevice => Found::CharDevice,
+            FileType::BlockDevice => Found::BlockDevice,
+            FileType::Fifo => Found::Fifo,
+            FileType::Socket | FileType::Unknown => {
+                self.scan.counts.sockets += 1;
+                return None;
+            }
+        };
+        let mut data_bytes = 0;
+        let mut found = found;
+        if !directory && stat.stx_nlink > 1 {
+            let next = u32::try_from(self.scan.rows.len()).unwrap_or(u32::MAX);
+            let key = (stat.stx_dev_major, stat.stx_dev_minor, stat.stx_ino);
+            let first = *self.links.entry(key).or_insert(next);
+            if first != next {
+                found = Found::HardLink(first);
+            }
+        }
+        if found == Found::File {
+            data_bytes = stat.stx_size.min(stat.stx_blocks.saturating_mul(BLOCK_BYTES));
+            // Some file systems keep short content in the inode and count no block for it.
+            data_bytes = if stat.stx_blocks == 0 { stat.stx_size.min(BLOCK_BYTES) } else { data_bytes };
+        }
+        let number = self.push(name, parent, found, data_bytes)?;
+        (directory && !elsewhere).then_some(number)
+    }
+
+    fn push(&mut self, name: &[u8], parent: u32, found: Found, data_bytes: u64) -> Option<u32> {
+        let scan = &mut self.scan;
+        // Beyond 4 GiB of names or 2^32 entries: the tree's builder would refuse it, with an error that says so.
+        let name_start = u32::try_from(scan.names.len()).ok()?;
+        let number = u32::try_from(scan.rows.len()).ok()?;
+        let name_bytes = u8::try_from(name.len()).ok()?;
+        scan.names.extend_from_slice(name);
+        scan.rows.push(Row { name_start, name_bytes, parent, found, data_bytes });
+        scan.data_bytes += data_bytes;
+        Some(number)
+    }
+}

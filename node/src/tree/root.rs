@@ -1,0 +1,210 @@
+//! The one descriptor that a tree is seen through. The only file that opens paths below it.
+
+use std::collections::HashMap;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, ResolveFlags, SeekFrom, Statx, StatxFlags};
+use rustix::io::Errno;
+use shoal_proto::image::entry::EntryIndex;
+use shoal_proto::image::tree::Tree;
+
+/// Directories that stay open at once. Well below the 1024 descriptors that a process gets by default.
+const OPEN_DIRECTORIES_MAX: usize = 256;
+const LISTING_BYTES: usize = 64 << 10;
+
+/// Set when the kernel has no `openat2` (before 5.6, or a container's filter).
+static WITHOUT_OPENAT2: AtomicBool = AtomicBool::new(false);
+
+/// Opens the top of a tree; here, and nowhere below, a symbolic link is followed.
+pub(super) fn open_top(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(path, flags, Mode::empty())?)
+}
+
+/// Opens `name`, one component, in `dir`. A symbolic link there is an error, `ELOOP`.
+pub(super) fn open_in(dir: &OwnedFd, name: &[u8], flags: OFlags, mode: Mode) -> Result<OwnedFd, Errno> {
+    debug_assert!(!name.contains(&b'/') && name != b"..");
+    let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    if !WITHOUT_OPENAT2.load(Ordering::Relaxed) {
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        match rustix::fs::openat2(dir, name, flags, mode, resolve) {
+            Err(Errno::NOSYS | Errno::PERM) => {}
+            done => return done,
+        }
+        // With one component, O_NOFOLLOW promises the same. EPERM may also mean the file: it then comes again.
+        let opened = rustix::fs::openat(dir, name, flags, mode);
+        if opened.is_ok() {
+            WITHOUT_OPENAT2.store(true, Ordering::Relaxed);
+        }
+        return opened;
+    }
+    rustix::fs::openat(dir, name, flags, mode)
+}
+
+/// Opens the directory `name` in `dir`.
+pub(super) fn open_directory_in(dir: &OwnedFd, name: &[u8]) -> Result<OwnedFd, Errno> {
+    open_in(dir, name, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
+}
+
+/// Looks at `name` in `dir`, a link itself and not what it points to.
+pub(super) fn stat_in(dir: &OwnedFd, name: &[u8]) -> Result<Statx, Errno> {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+    rustix::fs::statx(dir, name, flags, StatxFlags::BASIC_STATS | StatxFlags::MNT_ID)
+}
+
+/// Looks at an open file.
+pub(super) fn stat(fd: &OwnedFd) -> Result<Statx, Errno> {
+    rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS | StatxFlags::MNT_ID)
+}
+
+/// A path for the few calls that take no descriptor and cannot open the file either: extended attributes of symbolic
+/// links, devices and fifos. It leads through the descriptor of the directory, so only the last name is looked up.
+pub(super) fn proc_path(dir: &OwnedFd, name: &[u8]) -> Vec<u8> {
+    let mut path = format!("/proc/self/fd/{}/", dir.as_raw_fd()).into_bytes();
+    path.extend_from_slice(name);
+    path
+}
+
+/// Removes whatever is called `name` in `dir`, with all that is in it, immutable or not. Nothing there is fine.
+pub(super) fn remove(dir: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
+    match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
+        Err(Errno::NOENT) => return Ok(()),
+        Err(Errno::ISDIR | Errno::PERM) => {}
+        done => return done,
+    }
+    for locked in [Some(open_in(dir, name, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty())), None] {
+        let fd = locked.as_ref().map_or(Ok(dir), |opened| opened.as_ref().map_err(|error| *error));
+        if let Ok(fd) = fd {
+            // A failure shows when the removal fails.
+            let _ = super::metadata::unlock(fd);
+        }
+    }
+    if !matches!(FileType::from_raw_mode(stat_in(dir, name)?.stx_mode.into()), FileType::Directory) {
+        return rustix::fs::unlinkat(dir, name, AtFlags::empty());
+    }
+    let inner = open_directory_in(dir, name)?;
+    for below in list(&inner)? {
+        remove(&inner, &below)?;
+    }
+    rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR)
+}
+
+/// The names in a directory, sorted by bytes, without `.` and `..`.
+pub(super) fn list(dir: &OwnedFd) -> Result<Vec<Box<[u8]>>, Errno> {
+    // A descriptor of its own: reading moves the position, and others may share `dir`.
+    let reader = open_in(dir, b".", OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?;
+    let mut buffer = vec![MaybeUninit::uninit(); LISTING_BYTES];
+    let mut entries = RawDir::new(&reader, &mut buffer);
+    let mut names: Vec<Box<[u8]>> = Vec::new();
+    while let Some(entry) = entries.next() {
+        let entry = entry?;
+        match entry.file_name().to_bytes() {
+            b"." | b".." => {}
+            name => names.push(name.into()),
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// The next run of data from `at` on: its start and end. At the end of the file when there is none.
+pub(super) fn next_data(file: &OwnedFd, at: u64, size: u64) -> Result<(u64, u64), Errno> {
+    let start = match rustix::fs::seek(file, SeekFrom::Data(at)) {
+        Ok(start) => start.min(size),
+        Err(Errno::NXIO) => return Ok((size, size)),
+        // A file system without holes to tell.
+        Err(Errno::INVAL) => return Ok((at, size)),
+        Err(error) => return Err(error),
+    };
+    if start == size {
+        return Ok((size, size));
+    }
+    let end = rustix::fs::seek(file, SeekFrom::Hole(start))?.min(size);
+    // The file changed between the two calls; reading to the end is never wrong.
+    Ok((start, if end > start { end } else { size }))
+}
+
+/// Fills the buffer, or reads to the end of the file.
+pub(super) fn read_full(file: &OwnedFd, buffer: &mut [u8], at: u64) -> Result<usize, Errno> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match rustix::io::pread(file, &mut buffer[filled..], at + filled as u64) {
+            Ok(0) => break,
+            Ok(bytes) => filled += bytes,
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
+/// A tree of names, some of them directories, each known by a number; the root is 0.
+pub(super) trait Names {
+    /// The number of the directory that `number` is in, and its name there. Not asked of the root.
+    fn parent_and_name(&self, number: u32) -> (u32, &[u8]);
+}
+
+impl Names for Tree {
+    fn parent_and_name(&self, number: u32) -> (u32, &[u8]) {
+        let index = self.index(number).unwrap_or(EntryIndex::ROOT);
+        let entry = self.entry(index);
+        (entry.parent().get(), entry.name().map_or(&b""[..], |name| name.bytes()))
+    }
+}
+
+/// Opens the directories of a tree by number, and keeps the last ones open. All calls must use one numbering.
+#[derive(Debug)]
+pub(super) struct Directories {
+    top: Arc<OwnedFd>,
+    open: Mutex<HashMap<u32, Arc<OwnedFd>>>,
+}
+
+impl Directories {
+    pub(super) fn new(top: OwnedFd) -> Self {
+        Self { top: Arc::new(top), open: Mutex::default() }
+    }
+
+    /// For another numbering of the same tree: numbers of one mean nothing in the other.
+    pub(super) fn renumbered(&self) -> Self {
+        Self { top: Arc::clone(&self.top), open: Mutex::default() }
+    }
+
+    pub(super) fn top(&self) -> &Arc<OwnedFd> {
+        &self.top
+    }
+
+    /// The directory with this number, opened one component after another from the nearest one that is open.
+    pub(super) fn open(&self, names: &impl Names, number: u32) -> Result<Arc<OwnedFd>, Errno> {
+        let mut below = Vec::new();
+        let mut at = number;
+        let mut dir = loop {
+            if at == 0 {
+                break Arc::clone(&self.top);
+            }
+            if let Some(dir) = self.lock().get(&at) {
+                break Arc::clone(dir);
+            }
+            below.push(at);
+            at = names.parent_and_name(at).0;
+        };
+        for at in below.into_iter().rev() {
+            dir = Arc::new(open_directory_in(&dir, names.parent_and_name(at).1)?);
+            let mut open = self.lock();
+            if open.len() >= OPEN_DIRECTORIES_MAX {
+                // Work goes from directory to neighbouring directory: what is needed again comes back soon.
+                open.clear();
+            }
+            open.insert(at, Arc::clone(&dir));
+        }
+        Ok(dir)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u32, Arc<OwnedFd>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
