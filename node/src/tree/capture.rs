@@ -254,6 +254,6 @@ fn finish(
 
 /// Entries below the top of a tree, and the bytes of its files, as far as they can be seen.
 pub(super) fn room_of(directories: &Directories) -> (u64, u64) {
-    let scan = scan::scan(directories, &Excludes::default());
+    let scan = scan::scan(&directories.renumbered(), &Excludes::default());
     (scan.len() as u64, scan.data_bytes)
 }

@@ -157,7 +157,7 @@ impl Names for Tree {
     }
 }
 
-/// Opens the directories of a tree by number, and keeps the last ones open.
+/// Opens the directories of a tree by number, and keeps the last ones open. All calls must use one numbering.
 #[derive(Debug)]
 pub(super) struct Directories {
     top: Arc<OwnedFd>,
@@ -167,6 +167,11 @@ pub(super) struct Directories {
 impl Directories {
     pub(super) fn new(top: OwnedFd) -> Self {
         Self { top: Arc::new(top), open: Mutex::default() }
+    }
+
+    /// For another numbering of the same tree: numbers of one mean nothing in the other.
+    pub(super) fn renumbered(&self) -> Self {
+        Self { top: Arc::clone(&self.top), open: Mutex::default() }
     }
 
     pub(super) fn top(&self) -> &Arc<OwnedFd> {
