@@ -41,7 +41,7 @@ pub struct Snapshot {
     pub neighbours: usize,
     pub traffic: Traffic,
     /// Compressed bytes that came lately, for each second.
-    pub rate_bytes_per_s: f64,
+    pub rate_bytes_per_s: u64,
     pub eta: Option<Duration>,
     /// Why nothing came for [`STALL`]: from whom what is missing.
     pub waiting: Option<String>,
@@ -71,11 +71,10 @@ impl Meter {
             self.samples.pop_front();
         }
         let (since, bytes_before, held_before) = self.samples.front().copied().unwrap_or((now, bytes, held));
-        let seconds = (now - since).as_secs_f64();
-        let per_second = |amount: f64| if seconds > 0.0 { amount / seconds } else { 0.0 };
-        let pieces_per_s = per_second(held.saturating_sub(held_before) as f64);
-        let eta =
-            (pieces_per_s > 0.0).then(|| Duration::from_secs_f64((pieces - held) as f64 / pieces_per_s));
+        let millis = u64::try_from((now - since).as_millis()).unwrap_or(u64::MAX).max(1);
+        let rate_bytes_per_s = (bytes - bytes_before).saturating_mul(1000) / millis;
+        let lately = held.saturating_sub(held_before);
+        let eta = (lately > 0).then(|| (now - since).mul_f64((pieces - held) as f64 / lately as f64));
         let stalled = now - self.advanced >= STALL && held < pieces.max(1);
         Snapshot {
             stage,
@@ -83,7 +82,7 @@ impl Meter {
             held,
             neighbours: status.neighbours,
             traffic: status.traffic,
-            rate_bytes_per_s: per_second((bytes - bytes_before) as f64),
+            rate_bytes_per_s,
             eta,
             waiting: stalled.then(|| why(status, trade)),
         }
@@ -136,7 +135,7 @@ mod tests {
         meter.snapshot(start, Stage::Pieces, &status(0, 0, Vec::new()));
         let snapshot =
             meter.snapshot(start + Duration::from_secs(2), Stage::Pieces, &status(5, 1000, Vec::new()));
-        assert_eq!(snapshot.rate_bytes_per_s.round(), 500.0);
+        assert_eq!(snapshot.rate_bytes_per_s, 500);
         assert_eq!(snapshot.eta, Some(Duration::from_secs(2)));
         assert_eq!(snapshot.waiting, None);
     }

@@ -170,7 +170,7 @@ fn describe(snapshot: &Snapshot) -> String {
     let eta = snapshot.eta.map_or_else(String::new, |eta| format!(", {} left", HumanDuration(eta)));
     format!(
         "{stage}, {}/s from {} neighbours{eta} ({} from the seeder, {} from peers)",
-        HumanBytes(snapshot.rate_bytes_per_s as u64),
+        HumanBytes(snapshot.rate_bytes_per_s),
         snapshot.neighbours,
         HumanBytes(traffic.from_seeders_bytes),
         HumanBytes(traffic.from_peers_bytes),

@@ -12,7 +12,7 @@ fn list(pieces: u32) -> PieceList {
 fn peer(port: u16) -> PeerAddresses {
     let addresses = vec![([10, 0, 0, 1], port).into(), (std::net::Ipv6Addr::LOCALHOST, port).into()];
     PeerAddresses {
-        id: Keypair::ed25519_from_bytes([port as u8; 32]).unwrap().public().to_peer_id(),
+        id: Keypair::ed25519_from_bytes([port.to_le_bytes()[0]; 32]).unwrap().public().to_peer_id(),
         addresses,
         rack: "r1".into(),
     }
