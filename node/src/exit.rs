@@ -1,5 +1,6 @@
 //! How a command ends: four exit codes, and the one line that says why.
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 /// What the exit code of every command means.
@@ -44,7 +45,8 @@ pub fn start_logging(verbose: u8) {
     };
     let filter = tracing_subscriber::EnvFilter::try_from_env("SHOAL_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    log.with_ansi(std::io::stderr().is_terminal()).init();
 }
 
 /// Waits until somebody asks the process to end: SIGINT or SIGTERM.
