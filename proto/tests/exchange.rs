@@ -103,7 +103,8 @@ struct Model {
 impl Model {
     fn new(role: Role, held: &[u32]) -> Self {
         let piece = |at: u32| Piece { cid: Cid::of(&at.to_le_bytes()), raw_bytes: 1 };
-        let list = Arc::new(PieceList::new((0..PIECES).map(piece).collect()).unwrap());
+        let list =
+            Arc::new(PieceList::new((0..PIECES).map(piece).collect()).expect("a list within its bounds"));
         let held = match role {
             Role::Seeder => Bitfield::full(PIECES as usize),
             Role::Node => set(&list, held),
@@ -127,7 +128,7 @@ impl Model {
     }
 
     fn piece(&self, number: u32) -> PieceIndex {
-        self.list.index(number).unwrap()
+        self.list.index(number).expect("a number below PIECES")
     }
 
     fn message(&self, said: Said) -> Message {
@@ -284,7 +285,7 @@ impl Model {
 fn set(list: &PieceList, pieces: &[u32]) -> Bitfield {
     let mut set = Bitfield::empty(list.len());
     for &piece in pieces {
-        set.insert(list.index(piece).unwrap());
+        set.insert(list.index(piece).expect("a number below PIECES"));
     }
     set
 }
