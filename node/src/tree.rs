@@ -13,3 +13,5 @@ pub mod exclude;
 mod metadata;
 mod root;
 pub mod verify;
+
+pub use metadata::Aspect;

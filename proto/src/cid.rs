@@ -64,7 +64,10 @@ impl Cid {
     fn from_parsed(parsed: &cid::Cid) -> Result<Self, CidError> {
         let hash = parsed.hash();
         let digest: [u8; DIGEST_BYTES] = hash.digest().try_into().map_err(|_| CidError::OtherKind)?;
-        if parsed.version() != cid::Version::V1 || parsed.codec() != CODEC_RAW || hash.code() != MULTIHASH_BLAKE3 {
+        if parsed.version() != cid::Version::V1
+            || parsed.codec() != CODEC_RAW
+            || hash.code() != MULTIHASH_BLAKE3
+        {
             return Err(CidError::OtherKind);
         }
         Ok(Self(digest))
@@ -136,7 +139,11 @@ mod tests {
     fn other_kinds_of_cid_are_refused() {
         let sha2 = Multihash::<64>::wrap(0x12, &[7; 32]).unwrap();
         let short = Multihash::<64>::wrap(MULTIHASH_BLAKE3, &[7; 20]).unwrap();
-        for other in [cid::Cid::new_v1(CODEC_RAW, sha2), cid::Cid::new_v1(CODEC_RAW, short), cid::Cid::new_v1(0x70, Multihash::wrap(MULTIHASH_BLAKE3, &[7; 32]).unwrap())] {
+        for other in [
+            cid::Cid::new_v1(CODEC_RAW, sha2),
+            cid::Cid::new_v1(CODEC_RAW, short),
+            cid::Cid::new_v1(0x70, Multihash::wrap(MULTIHASH_BLAKE3, &[7; 32]).unwrap()),
+        ] {
             assert_eq!(other.to_string().parse::<Cid>(), Err(CidError::OtherKind));
             assert_eq!(Cid::from_cid_bytes(&other.to_bytes()), Err(CidError::OtherKind));
         }

@@ -1,26 +1,55 @@
 //! The state machine of one peer's side of trading one piece list.
+//!
+//! The policy is *late binding*: nothing queues at an uploader. One that has room grants it to the less complete of
+//! two random neighbours (`uploads`); the receiver answers at once with a request for its rarest missing piece
+//! there, or declines (`downloads`, `picker`). A seeder hides what it holds and gives each piece once by name
+//! before any twice (`super_seeding`). No wait is a constant of some network: waits are multiples of the time a
+//! transfer was measured to take (`pace`), within the bounds of [`Config`].
 
 pub mod bitfield;
+mod config;
+mod downloads;
+mod event;
+mod fetches;
+mod haves;
 pub mod message;
+mod neighbours;
+mod pace;
+mod picker;
+mod super_seeding;
+#[cfg(test)]
+mod tests;
+mod uploads;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use bitfield::Bitfield;
+pub use config::Config;
+pub use event::{Event, Fault, Output, Receipt};
 pub use message::{Announcement, Declined, Message};
+
+use fetches::Fetches;
+use haves::Haves;
+use neighbours::{Neighbours, Upload};
+use pace::{Pace, percent};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use super_seeding::SuperSeeding;
 
 use crate::image::{PieceIndex, PieceList};
 use crate::time::Time;
 
+/// Least and most time between two looks at what is overdue. A look costs a walk over the neighbours.
+const LOOK_INTERVAL_MIN: Duration = Duration::from_millis(10);
+const LOOK_INTERVAL_MAX: Duration = Duration::from_millis(250);
+/// Block-times between two looks.
+const LOOK_INTERVAL_PERCENT: u32 = 200;
+
 /// A peer as the driver numbers it: stable while the peer is connected to this exchange, never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PeerKey(pub u32);
-
-/// Trades one piece list with its neighbours: one input (`handle_*`), then drain [`Exchange::poll_output`] until
-/// `None`, then sleep until [`Exchange::poll_timeout`] and call [`Exchange::handle_timeout`].
-///
-/// **Invariant:** a piece is missing, requested, writing or held: exactly one.
-#[derive(Debug)]
-pub struct Exchange {}
 
 /// How this side trades.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,146 +60,324 @@ pub enum Role {
     Node,
 }
 
-/// What became of the bytes of a piece that arrived.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Receipt {
-    /// Asked for and still lacking: verify it, then call `handle_stored` or `handle_corrupt`.
-    Wanted,
-    /// Asked for, but it came from elsewhere meanwhile: drop the bytes and count them.
-    Duplicate,
-    /// Never asked of this peer: drop the bytes; a disconnect is on its way.
-    Unrequested,
+/// Trades one piece list with its neighbours: one input (`handle_*`), then drain [`Exchange::poll_output`] until
+/// `None`, then sleep until [`Exchange::poll_timeout`] and call [`Exchange::handle_timeout`].
+///
+/// **Invariant:** a piece is missing, requested, writing or held: exactly one.
+#[derive(Debug)]
+pub struct Exchange {
+    config: Config,
+    pieces: Arc<PieceList>,
+    held: Bitfield,
+    neighbours: Neighbours,
+    fetches: Fetches,
+    haves: Haves,
+    /// Present in a seeder, which never fetches.
+    seeding: Option<SuperSeeding>,
+    /// Request to last byte, of downloads and of uploads.
+    down: Pace,
+    up: Pace,
+    rng: ChaCha8Rng,
+    outputs: VecDeque<Output>,
+    /// What [`Exchange::poll_timeout`] says.
+    timeout: Option<Time>,
+    /// The next look at what is overdue, when anything is under way.
+    look_at: Option<Time>,
+    /// Reused by the choice of a neighbour, empty of meaning between two.
+    candidates: Vec<usize>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Output {
-    /// Queue a control message.
-    Send { peer: PeerKey, message: Message },
-    /// Read this held piece and write it to the peer's bulk stream, then call `handle_sent` (or `handle_lost` when
-    /// it cannot be read).
-    SendPiece { peer: PeerKey, piece: PieceIndex },
-    /// The peer broke the protocol: close its connection and remember why.
-    Disconnect { peer: PeerKey, reason: Fault },
-    Event(Event),
-}
-
-/// How a peer broke the protocol.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Fault {
-    #[error("sent a piece whose bytes do not match its name")]
-    Corrupt,
-    #[error("sent a piece that nobody asked of it")]
-    Unrequested,
-    #[error("sent a message that the protocol does not allow here: {0}")]
-    Protocol(&'static str),
-}
-
-/// What happened, for counters, progress and the simulator's report.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// A piece was verified and stored.
-    Held { piece: PieceIndex, from: PeerKey },
-    /// A piece from this peer did not match its name.
-    Corrupt { piece: PieceIndex, from: PeerKey },
-    /// Bytes of a piece that was held already arrived.
-    Duplicate { piece: PieceIndex, from: PeerKey },
-    /// All bytes of a piece were handed to this peer's connection.
-    Sent { piece: PieceIndex, to: PeerKey },
-    /// This side holds every piece.
-    Complete,
-    /// Every piece is held by at least one neighbour (seeder only; said once per change).
-    Replicated,
-}
-
-/// Tuning; the defaults are the measured ones.
-#[derive(Clone, Debug)]
-pub struct Config {}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {}
-    }
-}
-
-#[allow(unused_variables)]
 impl Exchange {
     /// `held` says what this side has at the start; `seed` seeds every random choice.
+    ///
+    /// # Panics
+    /// When `held` is of another length than `pieces`.
     pub fn new(config: Config, role: Role, pieces: Arc<PieceList>, held: Bitfield, seed: u64) -> Self {
-        todo!()
+        assert_eq!(held.len(), pieces.len(), "a bitfield of another list");
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let seeding = (role == Role::Seeder)
+            .then(|| SuperSeeding::new(&held, rng.random_range(0..pieces.len().max(1))));
+        Self {
+            config,
+            neighbours: Neighbours::new(pieces.len()),
+            fetches: Fetches::new(pieces.len()),
+            pieces,
+            held,
+            haves: Haves::default(),
+            seeding,
+            down: Pace::default(),
+            up: Pace::default(),
+            rng,
+            outputs: VecDeque::new(),
+            timeout: None,
+            look_at: None,
+            candidates: Vec::new(),
+        }
     }
 
     /// Both sides trade this list from now on.
     pub fn handle_connected(&mut self, now: Time, peer: PeerKey) {
-        todo!()
+        if !self.neighbours.insert(peer, now) {
+            return;
+        }
+        let announcement = match &self.seeding {
+            Some(_) if self.held.is_full() => Announcement::Seeder,
+            _ => Announcement::Held(self.held.clone()),
+        };
+        self.send(peer, Message::Announce(announcement));
     }
 
+    /// The connection is gone, whoever closed it. Does nothing for a peer that a fault removed already.
     pub fn handle_disconnected(&mut self, now: Time, peer: PeerKey) {
-        todo!()
+        self.forget(now, peer);
+        self.refill(now);
+        self.plan_timeout(now);
     }
 
+    /// A message from a peer, in the order it sent them. A message from a peer that is gone is ignored.
     pub fn handle_message(&mut self, now: Time, peer: PeerKey, message: Message) {
-        todo!()
+        let Some(slot) = self.neighbours.slot(peer) else { return };
+        if self.neighbours.all()[slot].announced == matches!(message, Message::Announce(_)) {
+            return self.fault(now, peer, Fault::Protocol("an announcement that is not its first and only"));
+        }
+        let result = match message {
+            Message::Announce(announcement) => self.on_announce(now, slot, announcement),
+            // The one frequent message: it gives nobody more to do, so the timeout stands.
+            Message::Have(pieces) => return self.on_have(now, slot, &pieces),
+            Message::Grant(named) => self.on_grant(now, peer, named),
+            Message::Request(piece) => self.on_request(now, peer, piece),
+            Message::Decline(why) => self.on_decline(now, peer, why),
+            Message::Cancel(piece) => {
+                self.on_cancel(peer, piece);
+                Ok(())
+            }
+            Message::Withdraw(piece) => {
+                self.on_withdraw(peer, piece);
+                self.note_unseen(now, piece);
+                Ok(())
+            }
+        };
+        match result {
+            Ok(()) => self.plan_timeout(now),
+            Err(fault) => self.fault(now, peer, fault),
+        }
     }
 
-    /// Some bytes of a requested piece arrived: the peer is alive, if slow.
-    pub fn handle_progress(&mut self, now: Time, peer: PeerKey, piece: PieceIndex) {
-        todo!()
+    fn on_announce(&mut self, now: Time, slot: usize, announcement: Announcement) -> Result<(), Fault> {
+        let (seeder, shown) = match announcement {
+            Announcement::Seeder => (true, Bitfield::full(self.pieces.len())),
+            Announcement::Held(shown) if shown.len() == self.pieces.len() => (false, shown),
+            Announcement::Held(_) => return Err(Fault::Protocol("a bitfield of another list")),
+        };
+        self.neighbours.announce(slot, seeder, shown, &self.held);
+        self.note_replicated();
+        self.refill(now);
+        Ok(())
     }
 
-    /// All bytes of a piece arrived, not yet verified.
-    #[must_use]
-    pub fn handle_received(&mut self, now: Time, peer: PeerKey, piece: PieceIndex) -> Receipt {
-        todo!()
+    fn on_have(&mut self, now: Time, slot: usize, pieces: &[PieceIndex]) {
+        for &piece in pieces {
+            let news = self.neighbours.show(slot, piece, &self.held);
+            let peer = &mut self.neighbours.all_mut()[slot];
+            if news && !peer.was_sent(piece) {
+                peer.fed_elsewhere = now;
+            }
+        }
+        self.note_replicated();
     }
 
-    /// A received piece matched its name and is stored.
-    pub fn handle_stored(&mut self, now: Time, piece: PieceIndex) {
-        todo!()
-    }
-
-    /// A received piece did not match its name.
-    pub fn handle_corrupt(&mut self, now: Time, piece: PieceIndex) {
-        todo!()
-    }
-
-    /// All bytes of a `SendPiece` were handed to the connection.
-    pub fn handle_sent(&mut self, now: Time, peer: PeerKey, piece: PieceIndex) {
-        todo!()
-    }
-
-    /// A held piece can no longer be read: it is missing again, and neighbours are told.
+    /// A held piece can no longer be read: it is missing again, and neighbours are told. Uploads of it are over.
     pub fn handle_lost(&mut self, now: Time, piece: PieceIndex) {
-        todo!()
+        if !self.held.remove(piece) {
+            return;
+        }
+        self.neighbours.lost_here(piece);
+        self.haves.forget(piece);
+        if let Some(seeding) = &mut self.seeding {
+            seeding.lose(piece);
+        }
+        for slot in 0..self.neighbours.all().len() {
+            let peer = &mut self.neighbours.all_mut()[slot];
+            if matches!(peer.upload, Upload::Sending { piece: sending, .. } if sending == piece) {
+                peer.upload = Upload::Idle;
+            }
+            let key = peer.key;
+            self.send(key, Message::Withdraw(piece));
+        }
+        self.refill(now);
+        self.plan_timeout(now);
     }
 
+    /// The time that [`Exchange::poll_timeout`] said has come. Early or late is no harm.
     pub fn handle_timeout(&mut self, now: Time) {
-        todo!()
+        self.send_haves(now);
+        if self.look_at.is_some_and(|look_at| look_at <= now) {
+            self.look_at = None;
+            self.release_downloads(now);
+            self.release_uploads(now);
+            if let Some(seeding) = &mut self.seeding {
+                seeding.look_again(now, self.neighbours.copies());
+            }
+        }
+        self.refill(now);
+        self.plan_timeout(now);
     }
 
     pub fn poll_output(&mut self) -> Option<Output> {
-        todo!()
+        self.outputs.pop_front()
     }
 
+    /// When to call [`Exchange::handle_timeout`] unless another input comes first; may lie in the past.
     pub fn poll_timeout(&self) -> Option<Time> {
-        todo!()
+        self.timeout
     }
 
     pub fn held(&self) -> &Bitfield {
-        todo!()
+        &self.held
     }
 
     pub fn is_complete(&self) -> bool {
-        todo!()
+        self.held.is_full()
     }
 
-    /// The fewest neighbours that hold any one piece (0 when some piece is held by none of them).
+    /// The fewest neighbours that hold any one piece (0 when some piece is held by none of them). Seeders do not
+    /// count. Walks the list.
     pub fn copies_elsewhere(&self) -> usize {
-        todo!()
+        self.neighbours.copies().iter().min().copied().unwrap_or(0).into()
     }
 
     /// What this side waits for: its missing pieces that fewest neighbours hold, with those neighbours (at most
-    /// `pieces_max` pieces).
+    /// `pieces_max` pieces). A seeder's word counts here. Walks the list.
     pub fn waiting_for(&self, pieces_max: usize) -> Vec<(PieceIndex, Vec<PeerKey>)> {
-        todo!()
+        let mut missing: Vec<_> = self.pieces.indexes().filter(|&piece| !self.held.contains(piece)).collect();
+        missing.sort_by_key(|&piece| (self.neighbours.copies_of(piece), piece));
+        missing.truncate(pieces_max);
+        let holders = |piece| {
+            let holders = self.neighbours.all().iter().filter(|peer| peer.shown.contains(piece));
+            holders.map(|peer| peer.key).collect()
+        };
+        missing.into_iter().map(|piece| (piece, holders(piece))).collect()
+    }
+
+    /// Panics when an invariant is broken. Walks everything: for tests and simulations.
+    pub fn assert_invariants(&self) {
+        self.neighbours.assert_invariants(&self.held);
+        self.fetches.assert_invariants(&self.held);
+        assert!(self.fetches.slots_held() <= self.config.fetches_coming);
+        for fetch in self.fetches.asked() {
+            assert!(self.neighbours.slot(fetch.from).is_some(), "{fetch:?} of a peer that is gone");
+        }
+        let mut in_hand = 0;
+        for peer in self.neighbours.all() {
+            in_hand += usize::from(peer.upload.holds_slot());
+            assert!(peer.upload == Upload::Idle || (peer.announced && !peer.seeder));
+            if let Upload::Sending { piece, .. } = peer.upload {
+                assert!(self.held.contains(piece), "{piece:?} is sent but not held");
+            }
+        }
+        assert!(in_hand <= self.config.uploads_in_hand, "{in_hand} uploads in hand");
+        if let Some(seeding) = &self.seeding {
+            seeding.assert_invariants(&self.held);
+        }
+    }
+
+    fn send(&mut self, peer: PeerKey, message: Message) {
+        self.outputs.push_back(Output::Send { peer, message });
+    }
+
+    /// A peer broke the protocol: it is gone from here at once.
+    fn fault(&mut self, now: Time, peer: PeerKey, reason: Fault) {
+        if self.forget(now, peer) {
+            self.outputs.push_back(Output::Disconnect { peer, reason });
+        }
+        self.refill(now);
+        self.plan_timeout(now);
+    }
+
+    /// Takes back all that was under way with a peer. False when it is no neighbour.
+    fn forget(&mut self, now: Time, key: PeerKey) -> bool {
+        let Some(peer) = self.neighbours.remove(key) else { return false };
+        self.fetches.drop_peer(key);
+        if self.seeding.is_some() {
+            match peer.upload {
+                Upload::Granted { piece: Some(piece), .. } | Upload::Sending { piece, .. } => {
+                    self.give_back(piece)
+                }
+                _ => {}
+            }
+            for piece in peer.shown.iter() {
+                self.note_unseen(now, piece);
+            }
+        }
+        true
+    }
+
+    /// A seeder whose last visible copy of a piece went looks later whether another came.
+    fn note_unseen(&mut self, now: Time, piece: PieceIndex) {
+        if self.seeding.is_some() && self.neighbours.copies_of(piece) == 0 {
+            self.watch(now, piece);
+            if let Some(seeding) = &mut self.seeding {
+                seeding.replicated = false;
+            }
+        }
+    }
+
+    fn note_replicated(&mut self) {
+        if let Some(seeding) = &mut self.seeding
+            && !seeding.replicated
+            && self.neighbours.unseen() == 0
+        {
+            seeding.replicated = true;
+            self.outputs.push_back(Output::Event(Event::Replicated));
+        }
+    }
+
+    /// The measure of the waits here: what downloads take, or uploads where nothing is fetched.
+    fn block_time(&self) -> Duration {
+        let pace = if self.down.transfer().is_some() { &self.down } else { &self.up };
+        pace.block_time(&self.config)
+    }
+
+    fn have_interval(&self) -> Duration {
+        percent(self.block_time(), self.config.have_interval_percent).min(self.config.have_interval_max)
+    }
+
+    fn announce_later(&mut self, now: Time, piece: PieceIndex) {
+        self.haves.push(piece);
+        self.send_haves(now);
+    }
+
+    /// Announces what is due.
+    fn send_haves(&mut self, now: Time) {
+        let interval = self.have_interval();
+        while self.haves.due(interval).is_some_and(|due| due <= now) {
+            let batch = self.haves.take(now);
+            for slot in 0..self.neighbours.all().len() {
+                let key = self.neighbours.all()[slot].key;
+                self.send(key, Message::Have(batch.clone()));
+            }
+        }
+    }
+
+    /// Works out when to wake: for haves, for a neighbour whose wait ends while there is room for it, and from time
+    /// to time while anything is under way that may become overdue.
+    fn plan_timeout(&mut self, now: Time) {
+        let mut in_hand = 0;
+        let mut under_way =
+            !self.fetches.asked().is_empty() || self.seeding.as_ref().is_some_and(SuperSeeding::is_watching);
+        let mut retry: Option<Time> = None;
+        for peer in self.neighbours.all() {
+            in_hand += usize::from(peer.upload.holds_slot());
+            under_way |= peer.upload != Upload::Idle || (self.seeding.is_some() && peer.lacking > 0);
+            if peer.upload == Upload::Idle && peer.lacking > 0 && peer.not_before > now && !peer.seeder {
+                retry = Some(retry.map_or(peer.not_before, |retry| retry.min(peer.not_before)));
+            }
+        }
+        let look_after = percent(self.block_time(), LOOK_INTERVAL_PERCENT);
+        let look_at = now + look_after.clamp(LOOK_INTERVAL_MIN, LOOK_INTERVAL_MAX);
+        self.look_at = under_way.then(|| self.look_at.unwrap_or(look_at));
+        let retry = retry.filter(|_| in_hand < self.config.uploads_in_hand);
+        let haves = self.haves.due(self.have_interval());
+        self.timeout = [haves, retry, self.look_at].into_iter().flatten().min();
     }
 }

@@ -8,6 +8,7 @@ pub mod chunks;
 pub mod entry;
 pub mod layout;
 pub mod manifest;
+pub mod name;
 pub mod path;
 pub mod pieces;
 pub mod root;
@@ -18,6 +19,7 @@ pub mod schema {
 pub mod tree;
 
 pub use manifest::{Manifest, ManifestDecoder};
+pub use name::{ImageName, NameRecord};
 pub use path::ImagePath;
-pub use pieces::{PieceIndex, PieceList};
+pub use pieces::{Piece, PieceIndex, PieceList};
 pub use root::RootRecord;

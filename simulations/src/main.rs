@@ -1,1 +1,29 @@
-fn main() {}
+//! Many peers, one clock: the shipping `Exchange` under a discrete-event loop.
+//!
+//! `sim` is the loop, `host` one simulated machine, `link` its bandwidth, `scenarios` what is promised, `checks` what
+//! must hold after every event and at the end, `report` what is printed.
+
+mod checks;
+mod cli;
+mod graph;
+mod history;
+mod host;
+mod link;
+mod queue;
+mod report;
+mod scenarios;
+mod sim;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    match cli::perform(cli::Cli::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("shoal-sim: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,1 +1,32 @@
-//! x
+//! What the tests of the whole stand on: the real binaries as processes, a tree with one of every kind of file, and a
+//! comparison of two trees that shares no code with Shoal.
+//!
+//! Everything happens below temporary folders and on the loopback interface. A process that a test starts ends with
+//! the test, however the test ends. Tests wait for events, with [`DEADLINE`]; they sleep nowhere and measure no time.
+
+mod binaries;
+mod compare;
+mod process;
+mod swarm;
+mod tree;
+
+use std::time::Duration;
+
+pub use binaries::binary;
+pub use compare::differences;
+pub use process::{Finished, Process};
+pub use swarm::{Installing, Node, Publisher, Server, number, text};
+pub use tree::{Noise, Sizes, TreeFixture};
+
+/// After this long without the event that a test waits for, something hangs. Far beyond what a busy machine needs.
+pub const DEADLINE: Duration = Duration::from_secs(240);
+
+/// Whether this process may do what only root may.
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// Says that a test, or a part of one, did not run.
+pub fn skipped(reason: &str) {
+    println!("skipped: {reason}");
+}

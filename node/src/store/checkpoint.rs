@@ -10,7 +10,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
 
-use super::index::{Change, place_to_bytes};
+use super::index::Change;
 use super::pack::Place;
 use shoal_proto::cid::Cid;
 
@@ -57,7 +57,7 @@ impl Summary {
 }
 
 fn checksum(cid: &Cid, place: &Place) -> u64 {
-    let place = place_to_bytes(place);
+    let place = [place.pack, place.offset, place.payload_bytes].map(u32::to_le_bytes).concat();
     let forward = crc32c::crc32c_append(crc32c::crc32c(cid.digest()), &place);
     let backward = crc32c::crc32c_append(crc32c::crc32c(&place), cid.digest());
     u64::from(forward) << 32 | u64::from(backward)

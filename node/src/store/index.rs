@@ -8,6 +8,7 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use shoal_proto::cid::{Cid, DIGEST_BYTES};
 
@@ -15,8 +16,9 @@ use super::pack::Place;
 
 /// RAM that sled may keep pages in. Its own least is larger than an index of 16 000 blocks.
 const CACHE_BYTES: u64 = 8 << 20;
-/// Bytes of a place as a value: pack, offset, payload bytes.
-const PLACE_BYTES: usize = 12;
+/// How often a lock is tried, and what passes between two tries: a second in all.
+const LOCK_TRIES: u32 = 100;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 /// Bytes of the crc32c of key and value behind every value.
 const CRC_BYTES: usize = 4;
 
@@ -43,10 +45,22 @@ pub struct Table {
 }
 
 impl Table {
-    /// Opens the table in the folder `dir`, making an empty one when there is none.
+    /// Opens the table in the folder `dir`, making an empty one when there is none. One opener at a time.
     pub fn open(dir: &Path) -> Result<Self, TableError> {
         let config = sled::Config::new().path(dir).cache_capacity(CACHE_BYTES).flush_every_ms(None);
-        let db = guarded(dir, || config.open())?;
+        let mut tries = 1;
+        let db = loop {
+            match guarded(dir, || config.open()) {
+                // A table just dropped lets go of its files a moment later, on threads of sled's own.
+                Err(TableError::Engine { reason, .. })
+                    if reason.contains("could not acquire lock") && tries < LOCK_TRIES =>
+                {
+                    tries += 1;
+                    std::thread::sleep(LOCK_PAUSE);
+                }
+                opened => break opened?,
+            }
+        };
         Ok(Self { dir: dir.to_owned(), db: Some(db), broken: AtomicBool::new(false) })
     }
 
@@ -68,8 +82,16 @@ impl Table {
     }
 
     /// Puts (`Some`) and removes (`None`) all of `changes`, or none of them; the last one of a key counts. They
-    /// survive a killed process once this returns.
+    /// survive a killed process once this returns. Takes about 4 KB of RAM per change, for sled's copies of pages.
     pub fn write<'a>(
+        &self,
+        changes: impl IntoIterator<Item = (&'a [u8], Option<&'a [u8]>)>,
+    ) -> Result<(), TableError> {
+        self.apply(changes)?;
+        self.flush()
+    }
+
+    fn apply<'a>(
         &self,
         changes: impl IntoIterator<Item = (&'a [u8], Option<&'a [u8]>)>,
     ) -> Result<(), TableError> {
@@ -80,8 +102,11 @@ impl Table {
                 None => batch.remove(key),
             }
         }
-        self.guarded(|db| db.apply_batch(batch).and_then(|()| db.flush()))?;
-        Ok(())
+        self.guarded(|db| db.apply_batch(batch))
+    }
+
+    fn flush(&self) -> Result<(), TableError> {
+        self.guarded(|db| db.flush().map(|_| ()))
     }
 
     /// All keys and values, in the order of the keys. Stop at the first error.
@@ -172,47 +197,65 @@ pub struct Change {
 /// Where the places of blocks are kept between two runs. While it runs, a store answers from memory alone: an index
 /// is read once, at opening, and then only written.
 pub trait BlockIndex: fmt::Debug + Send {
-    /// Puts and removes; the last change of a block counts.
+    /// Puts and removes, in this order.
     fn write(&self, changes: &[Change]) -> Result<(), TableError>;
 
     /// All blocks with their places. Stops at the first error.
     fn iter(&self) -> Box<dyn Iterator<Item = Result<(Cid, Place), TableError>> + '_>;
 }
 
+/// The key is the place and the value the name, not the other way round: nobody looks a name up here, and places come
+/// in order, so that a commit touches few leaves of sled's tree.
 impl BlockIndex for Table {
     fn write(&self, changes: &[Change]) -> Result<(), TableError> {
-        let values: Vec<Option<[u8; PLACE_BYTES]>> =
-            changes.iter().map(|change| change.after.as_ref().map(place_to_bytes)).collect();
-        let pairs = changes.iter().zip(&values);
-        Self::write(
-            self,
-            pairs.map(|(change, value)| (&change.cid.digest()[..], value.as_ref().map(|v| &v[..]))),
-        )
+        let pairs = changes.iter().flat_map(|Change { cid, before, after }| {
+            let removed = before.as_ref().map(|place| (key(place), None));
+            let put = after.as_ref().map(|place| (key(place), Some(value(cid, place))));
+            removed.into_iter().chain(put)
+        });
+        let pairs: Vec<([u8; KEY_BYTES], Option<[u8; VALUE_BYTES]>)> = pairs.collect();
+        for part in pairs.chunks(BATCH_CHANGES) {
+            self.apply(part.iter().map(|(key, value)| (&key[..], value.as_ref().map(|value| &value[..]))))?;
+        }
+        self.flush()
     }
 
     fn iter(&self) -> Box<dyn Iterator<Item = Result<(Cid, Place), TableError>> + '_> {
         Box::new(Self::iter(self).map(|pair| {
             let (key, value) = pair?;
-            let digest: Option<[u8; DIGEST_BYTES]> = key.try_into().ok();
-            let entry = digest.zip(place_from_bytes(&value));
-            let (digest, place) = entry.ok_or_else(|| TableError::Checksum { dir: self.dir.clone() })?;
-            Ok((Cid::from_digest(digest), place))
+            entry(&key, &value).ok_or_else(|| TableError::Checksum { dir: self.dir.clone() })
         }))
     }
 }
 
-pub(super) fn place_to_bytes(place: &Place) -> [u8; PLACE_BYTES] {
-    let mut bytes = [0; PLACE_BYTES];
-    bytes[..4].copy_from_slice(&place.pack.to_le_bytes());
-    bytes[4..8].copy_from_slice(&place.offset.to_le_bytes());
-    bytes[8..].copy_from_slice(&place.payload_bytes.to_le_bytes());
+/// Changes of the block index that sled applies at once: it keeps a copy of a page per change until it is done (a
+/// batch of 100 000 took 430 MB), and no other order than that of the whole commit matters.
+const BATCH_CHANGES: usize = 100;
+/// Pack and offset, big endian: sorted as they lie on disk.
+const KEY_BYTES: usize = 8;
+/// Digest and payload bytes.
+const VALUE_BYTES: usize = DIGEST_BYTES + 4;
+
+fn key(place: &Place) -> [u8; KEY_BYTES] {
+    (u64::from(place.pack) << 32 | u64::from(place.offset)).to_be_bytes()
+}
+
+fn value(cid: &Cid, place: &Place) -> [u8; VALUE_BYTES] {
+    let mut bytes = [0; VALUE_BYTES];
+    bytes[..DIGEST_BYTES].copy_from_slice(cid.digest());
+    bytes[DIGEST_BYTES..].copy_from_slice(&place.payload_bytes.to_be_bytes());
     bytes
 }
 
-fn place_from_bytes(bytes: &[u8]) -> Option<Place> {
-    let bytes: &[u8; PLACE_BYTES] = bytes.try_into().ok()?;
-    let number = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("4 bytes"));
-    Some(Place { pack: number(0), offset: number(4), payload_bytes: number(8) })
+fn entry(key: &[u8], value: &[u8]) -> Option<(Cid, Place)> {
+    let (pack, offset) = key.split_first_chunk()?;
+    let (digest, payload_bytes) = value.split_first_chunk()?;
+    let place = Place {
+        pack: u32::from_be_bytes(*pack),
+        offset: u32::from_be_bytes(offset.try_into().ok()?),
+        payload_bytes: u32::from_be_bytes(payload_bytes.try_into().ok()?),
+    };
+    Some((Cid::from_digest(*digest), place))
 }
 
 #[cfg(test)]

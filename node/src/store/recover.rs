@@ -24,7 +24,7 @@ pub(super) fn open(dir: &Path, options: Options) -> Result<Store, Error> {
     for folder in [dir, &packs_folder(dir)] {
         builder.create(folder).map_err(|source| io_error("create", folder, source))?;
     }
-    let lock = lock(dir)?;
+    let lock = Lock::take(dir)?;
     let packs = open_packs(dir)?;
     let checkpoint =
         Checkpoint::read(dir).map_err(|source| io_error("read the checkpoint of", dir, source))?;
@@ -46,15 +46,27 @@ pub(super) fn open(dir: &Path, options: Options) -> Result<Store, Error> {
     Ok(store)
 }
 
-/// Held until the file is closed, by a killed process too.
-fn lock(dir: &Path) -> Result<File, Error> {
-    let path = dir.join("LOCK");
-    let opened = OpenOptions::new().create(true).append(true).mode(0o600).open(&path);
-    let file = opened.map_err(|source| io_error("open", &path, source))?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(Errno::WOULDBLOCK) => Err(Error::InUse { dir: dir.to_owned() }),
-        Err(errno) => Err(io_error("lock", &path, errno.into())),
+/// The right to use a store. Ends with the value, or with the process however it ends.
+#[derive(Debug)]
+pub(super) struct Lock(File);
+
+impl Lock {
+    fn take(dir: &Path) -> Result<Self, Error> {
+        let path = dir.join("LOCK");
+        let opened = OpenOptions::new().create(true).append(true).mode(0o600).open(&path);
+        let file = opened.map_err(|source| io_error("open", &path, source))?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Self(file)),
+            Err(Errno::WOULDBLOCK) => Err(Error::InUse { dir: dir.to_owned() }),
+            Err(errno) => Err(io_error("lock", &path, errno.into())),
+        }
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing alone is not enough: a child between fork and exec shares the open file.
+        let _ = flock(&self.0, FlockOperation::Unlock);
     }
 }
 

@@ -97,6 +97,23 @@ fn an_opening_reads_the_index_and_walks_only_what_lies_behind_the_checkpoint() {
 }
 
 #[test]
+fn an_index_ahead_of_the_checkpoint_is_believed() {
+    let dir = tempfile::tempdir().unwrap();
+    let checkpoint = dir.path().join("CHECKPOINT");
+    let store = open(dir.path());
+    (0..20).for_each(|n| assert!(store.put(&block(n)).unwrap()));
+    store.sync().unwrap();
+    let earlier = std::fs::read(&checkpoint).unwrap();
+    store.put(&block(20)).unwrap();
+    store.sync().unwrap();
+    drop(store);
+    std::fs::write(&checkpoint, earlier).unwrap();
+    let store = open(dir.path());
+    assert_eq!(store.blocks().changes.len(), 1);
+    assert_eq!(store.stats().unwrap().blocks, 21);
+}
+
+#[test]
 fn a_failing_index_is_made_again_by_the_next_commit() {
     #[derive(Debug)]
     struct Failing;

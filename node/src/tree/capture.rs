@@ -101,7 +101,7 @@ pub struct Captured {
 }
 
 /// What a capture did. *New* is what the parent lacks; everything without a parent.
-#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct CaptureReport {
     /// The image's id.
     pub image: String,

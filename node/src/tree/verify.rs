@@ -17,7 +17,7 @@ use std::time::Instant;
 
 use rustix::fs::{FileType, Mode, OFlags, Statx};
 use rustix::io::Errno;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use shoal_proto::image::ImagePath;
 use shoal_proto::image::entry::{EntryIndex, Kind, MODE_MASK};
 use shoal_proto::image::manifest::Manifest;
@@ -37,7 +37,7 @@ pub enum VerifyMode {
 }
 
 /// One way in which a path differs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DriftKind {
     Missing,
@@ -65,6 +65,13 @@ pub struct Drift {
     pub path: ImagePath,
     /// Sorted, none twice.
     pub kinds: Vec<DriftKind>,
+}
+
+impl Drift {
+    /// The kinds as `--json` spells them.
+    pub fn names(&self) -> Vec<String> {
+        self.kinds.iter().filter_map(|kind| Some(serde_json::to_value(kind).ok()?.as_str()?.to_owned())).collect()
+    }
 }
 
 fn as_text<S: serde::Serializer>(path: &ImagePath, serializer: S) -> Result<S::Ok, S::Error> {

@@ -46,7 +46,7 @@ impl Bitfield {
                 if index >= len {
                     return Err(BitfieldError::StrayBits);
                 }
-                set.insert(PieceIndex::new(index as u32));
+                set.insert(piece_at(index));
             }
         }
         Ok(set)
@@ -108,10 +108,21 @@ impl Bitfield {
                 (left != 0).then(|| {
                     let bit = left.trailing_zeros();
                     left &= left - 1;
-                    PieceIndex::new(at as u32 * 64 + bit)
+                    piece_at(at * 64 + bit as usize)
                 })
             })
         })
+    }
+
+    /// The first piece of the set at or after place `at` of the list.
+    pub fn first_from(&self, at: usize) -> Option<PieceIndex> {
+        let mut word_at = at / 64;
+        let mut word = self.words.get(word_at)? & (u64::MAX << (at % 64));
+        while word == 0 {
+            word_at += 1;
+            word = *self.words.get(word_at)?;
+        }
+        Some(piece_at(word_at * 64 + word.trailing_zeros() as usize))
     }
 
     /// Whether this set has a piece that `other` lacks.
@@ -122,4 +133,8 @@ impl Bitfield {
     pub fn words(&self) -> &[u64] {
         &self.words
     }
+}
+
+fn piece_at(at: usize) -> PieceIndex {
+    PieceIndex::new(u32::try_from(at).expect("at most PIECES_MAX pieces"))
 }

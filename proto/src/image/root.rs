@@ -11,6 +11,7 @@ use super::pieces::{PIECES_MAX, Piece, PieceList};
 use super::schema;
 use super::tree::ENTRIES_MAX;
 use crate::cid::{Cid, DIGEST_BYTES};
+use crate::signing::Statement;
 
 /// The format that this code reads and writes.
 const FORMAT: u32 = 1;
@@ -158,6 +159,19 @@ impl RootRecord {
     /// Content pieces.
     pub fn pieces(&self) -> u32 {
         self.pieces
+    }
+}
+
+impl Statement for RootRecord {
+    const DOMAIN: &'static str = "shoal root record v1";
+    type Error = RootError;
+
+    fn to_payload(&self) -> Vec<u8> {
+        self.encode()
+    }
+
+    fn from_payload(payload: &[u8]) -> Result<Self, RootError> {
+        Self::decode(payload)
     }
 }
 

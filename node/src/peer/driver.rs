@@ -1,0 +1,394 @@
+//! The one loop that drives every exchange with tokio and libp2p.
+//!
+//! "One input, then drain the outputs": every input of the loop (a swarm event, a frame, a piece, a verdict, a
+//! command, time) reaches at most one exchange, whose outputs are carried out at once. The loop never waits for a
+//! disk, a socket or another task: what it hands on goes into queues that are bounded and sized not to fill.
+
+mod links;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures::StreamExt;
+use libp2p::core::ConnectedPoint;
+use libp2p::multiaddr::Protocol;
+use libp2p::swarm::SwarmEvent;
+use libp2p::{Multiaddr, PeerId};
+use rand::Rng;
+use shoal_proto::exchange::{Bitfield, Event, Output, PeerKey, Receipt, Role};
+use shoal_proto::time::Time;
+use shoal_proto::wire::{Answer, Frame, Hello, PeerRole, Query, TradeFrame};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+use crate::peer::discovery::{Book, NEIGHBOURS_WANTED};
+use crate::peer::link::{FromLink, InflowBudget, Link, ReceivedPiece, Surroundings, Upload};
+use crate::peer::trades::{TradeRequest, Trades};
+use crate::peer::transport::{self, BehaviourEvent, Swarm};
+use crate::peer::verify::{Failure, FromVerifier, Job, Verifiers};
+use crate::peer::{Directory, Error, LookupError, PeerConfig, Status, StoreOnly, TradeStatus, Traffic};
+use crate::store::Store;
+
+/// Messages of links, and of verifiers, that may wait for the driver.
+const INPUTS_MAX: usize = 1024;
+/// Inputs handled between two looks at the other sources.
+const INPUTS_PER_TURN: usize = 64;
+/// How often a peer with few neighbours asks them for more.
+const PEERS_WANTED_INTERVAL: Duration = Duration::from_secs(5);
+/// How long a peer that found the house full has to read whom else to ask.
+const FAREWELL: Duration = Duration::from_secs(2);
+/// Missing pieces named in a status.
+const WAITING_PIECES_MAX: usize = 3;
+
+pub(super) type Accept = Box<dyn Fn(&Answer) -> Result<(), String> + Send>;
+
+pub(super) enum Command {
+    Lookup { query: Query, accept: Accept, reply: oneshot::Sender<Result<Answer, LookupError>> },
+    Trade(Box<TradeRequest>),
+    Status { reply: oneshot::Sender<Status> },
+}
+
+struct Lookup {
+    query: Query,
+    accept: Accept,
+    reply: oneshot::Sender<Result<Answer, LookupError>>,
+}
+
+pub(super) struct Driver {
+    swarm: Swarm,
+    role: PeerRole,
+    listen: Vec<SocketAddr>,
+    rack: String,
+    bootstrap: BTreeSet<PeerId>,
+    directory: Arc<dyn Directory>,
+    commands: mpsc::Receiver<Command>,
+    replicated: watch::Sender<bool>,
+    from_links: mpsc::Receiver<FromLink>,
+    from_verifiers: mpsc::Receiver<FromVerifier>,
+    around: Surroundings,
+    verifiers: Verifiers,
+    book: Book,
+    links: BTreeMap<PeerKey, Link>,
+    by_peer: BTreeMap<PeerId, PeerKey>,
+    next_key: u32,
+    dialing: BTreeSet<PeerId>,
+    farewells: Vec<(Time, PeerKey)>,
+    trades: Trades,
+    lookups: Vec<Lookup>,
+    traffic: Traffic,
+    trouble: Option<String>,
+    peers_wanted_at: Time,
+    origin: Instant,
+}
+
+impl Driver {
+    pub(super) fn new(
+        config: PeerConfig,
+        store: Arc<Store>,
+        directory: Arc<dyn Directory>,
+        commands: mpsc::Receiver<Command>,
+        replicated: watch::Sender<bool>,
+    ) -> Result<Self, Error> {
+        let swarm = transport::build(&config.key, &config.secret)?;
+        let (to_driver, from_links) = mpsc::channel(INPUTS_MAX);
+        let (verdicts, from_verifiers) = mpsc::channel(INPUTS_MAX);
+        let bootstrap = config.bootstrap.iter().map(|(peer, _)| *peer).collect();
+        Ok(Self {
+            role: config.role,
+            listen: config.listen,
+            rack: config.rack,
+            bootstrap,
+            directory,
+            commands,
+            replicated,
+            from_links,
+            from_verifiers,
+            verifiers: Verifiers::start(&store, &verdicts),
+            around: Surroundings {
+                store,
+                inflow: InflowBudget::new(),
+                sent_bytes: Arc::default(),
+                driver: to_driver,
+            },
+            book: Book::new(*swarm.local_peer_id(), config.bootstrap, rand::rng().random()),
+            swarm,
+            links: BTreeMap::new(),
+            by_peer: BTreeMap::new(),
+            next_key: 0,
+            dialing: BTreeSet::new(),
+            farewells: Vec::new(),
+            trades: Trades::default(),
+            lookups: Vec::new(),
+            traffic: Traffic::default(),
+            trouble: None,
+            peers_wanted_at: Time::ZERO,
+            origin: Instant::now(),
+        })
+    }
+
+    /// Listens on every configured address; returns the addresses that the system gave.
+    pub(super) async fn listen(&mut self) -> Result<Vec<SocketAddr>, Error> {
+        let mut waiting = HashMap::new();
+        for address in self.listen.clone() {
+            let wanted = Multiaddr::from(address.ip()).with(Protocol::Tcp(address.port()));
+            let failed = |reason: String| Error::Listen { address, reason };
+            // The transport listens with SO_REUSEPORT, which would share a port that is in use without a word.
+            TcpListener::bind(address).map_err(|error| failed(error.to_string()))?;
+            let listener = self.swarm.listen_on(wanted).map_err(|error| failed(innermost(&error)))?;
+            waiting.insert(listener, address);
+        }
+        let mut addresses: Vec<SocketAddr> = Vec::new();
+        while !waiting.is_empty() {
+            match self.swarm.select_next_some().await {
+                SwarmEvent::NewListenAddr { listener_id, address } => {
+                    waiting.remove(&listener_id);
+                    addresses.extend(socket_address(&address));
+                }
+                SwarmEvent::ListenerClosed { listener_id, reason: Err(reason), .. } => {
+                    if let Some(address) = waiting.remove(&listener_id) {
+                        return Err(Error::Listen { address, reason: reason.to_string() });
+                    }
+                }
+                _ => {}
+            }
+        }
+        self.listen.clone_from(&addresses);
+        Ok(addresses)
+    }
+
+    pub(super) async fn run(mut self) {
+        loop {
+            let deadline = self.next_timeout().map_or_else(far_future, |time| self.instant(time));
+            tokio::select! {
+                event = self.swarm.select_next_some() => self.handle_swarm(event),
+                Some(message) = self.from_links.recv() => {
+                    self.handle_link(message);
+                    for _ in 1..INPUTS_PER_TURN {
+                        let Ok(message) = self.from_links.try_recv() else { break };
+                        self.handle_link(message);
+                    }
+                }
+                Some(verdict) = self.from_verifiers.recv() => self.handle_verdict(verdict),
+                command = self.commands.recv() => match command {
+                    Some(command) => self.handle_command(command),
+                    None => return,
+                },
+                () = tokio::time::sleep_until(deadline) => {}
+            }
+            self.handle_time();
+        }
+    }
+
+    fn now(&self) -> Time {
+        Time::ZERO + self.origin.elapsed()
+    }
+
+    fn instant(&self, time: Time) -> Instant {
+        self.origin + (time - Time::ZERO)
+    }
+
+    fn next_timeout(&self) -> Option<Time> {
+        let busy = |peer: &PeerId| self.by_peer.contains_key(peer) || self.dialing.contains(peer);
+        let wanted =
+            (self.links.len() < NEIGHBOURS_WANTED && !self.links.is_empty()).then_some(self.peers_wanted_at);
+        let farewell = self.farewells.iter().map(|(time, _)| *time).min();
+        let dial = self.book.next_dial(self.room(), busy);
+        [self.trades.next_timeout(), wanted, farewell, dial].into_iter().flatten().min()
+    }
+
+    fn room(&self) -> usize {
+        NEIGHBOURS_WANTED.saturating_sub(self.links.len() + self.dialing.len())
+    }
+
+    fn handle_time(&mut self) {
+        let now = self.now();
+        for number in self.trades.numbers() {
+            let Some(trade) = self.trades.get_mut(number) else { continue };
+            if trade.exchange.poll_timeout().is_some_and(|due| due <= now) {
+                trade.exchange.handle_timeout(now);
+                self.drain(number);
+            }
+        }
+        let over: Vec<PeerKey> =
+            self.farewells.iter().filter(|(time, _)| *time <= now).map(|(_, key)| *key).collect();
+        self.farewells.retain(|(time, _)| *time > now);
+        over.into_iter().for_each(|key| self.close(key));
+        self.dial_due(now);
+        if self.peers_wanted_at <= now && self.links.len() < NEIGHBOURS_WANTED {
+            self.peers_wanted_at = now + PEERS_WANTED_INTERVAL;
+            let keys: Vec<PeerKey> = self.links.keys().copied().collect();
+            if !keys.is_empty() {
+                let key = keys[rand::rng().random_range(0..keys.len())];
+                self.send(key, Frame::PeersWanted);
+            }
+        }
+    }
+
+    fn handle_command(&mut self, command: Command) {
+        match command {
+            Command::Lookup { query, accept, reply } => {
+                let keys: Vec<PeerKey> = self.links.keys().copied().collect();
+                keys.into_iter().for_each(|key| self.send(key, Frame::Query(query.clone())));
+                self.lookups.push(Lookup { query, accept, reply });
+            }
+            Command::Trade(request) => {
+                self.start_trade(*request, Role::Node);
+            }
+            Command::Status { reply } => {
+                // Whoever asked may have gone.
+                let _ = reply.send(self.status());
+            }
+        }
+    }
+
+    fn status(&self) -> Status {
+        let name = |key: &PeerKey| self.links.get(key).map(|link| link.peer);
+        let trades = self.trades.iter().map(|(number, trade)| TradeStatus {
+            list: trade.list.name(),
+            pieces: trade.list.len(),
+            held: trade.exchange.held().count(),
+            neighbours: self.links.values().filter(|link| link.trades(number)).count(),
+            waiting: trade
+                .exchange
+                .waiting_for(WAITING_PIECES_MAX)
+                .into_iter()
+                .map(|(piece, holders)| (piece, holders.iter().filter_map(name).collect()))
+                .collect(),
+        });
+        Status {
+            neighbours: self.links.len(),
+            seeders: self.links.values().filter(|link| link.is_seeder()).count(),
+            traffic: Traffic { sent_bytes: self.around.sent_bytes.load(Ordering::Relaxed), ..self.traffic },
+            trades: trades.collect(),
+            trouble: self.trouble.clone(),
+        }
+    }
+
+    /// Starts a trade, tells every neighbour, and connects those that trade the list already.
+    fn start_trade(&mut self, request: TradeRequest, role: Role) -> u32 {
+        let list = request.list.clone();
+        let known = self.trades.find(&list.name()).is_some();
+        let number = self.trades.start(request, role, rand::rng().random());
+        if !known {
+            let now = self.now();
+            let keys: Vec<PeerKey> = self.links.keys().copied().collect();
+            for key in keys {
+                self.send(key, Frame::Join { exchange: number, list: list.name() });
+                self.connect_if_joined(now, key, number);
+            }
+            self.drain(number);
+        }
+        number
+    }
+
+    /// Both sides trade the list: tells the exchange, once.
+    fn connect_if_joined(&mut self, now: Time, key: PeerKey, number: u32) {
+        let (Some(link), Some(trade)) = (self.links.get_mut(&key), self.trades.get_mut(number)) else {
+            return;
+        };
+        if link.begin_trade(number, &trade.list) {
+            trade.exchange.handle_connected(now, key);
+        }
+    }
+
+    fn handle_verdict(&mut self, verdict: FromVerifier) {
+        let now = self.now();
+        match verdict {
+            FromVerifier::Stored { trade: number, piece } => {
+                let Some(trade) = self.trades.get_mut(number) else { return };
+                trade.handle_stored();
+                trade.exchange.handle_stored(now, piece);
+                tracing::debug!(list = %trade.list.name(), %piece, "piece verified and stored");
+                self.drain(number);
+            }
+            FromVerifier::Sunk { trade } => {
+                if let Some(trade) = self.trades.get_mut(trade) {
+                    trade.handle_sunk();
+                }
+            }
+            FromVerifier::Corrupt { trade: number, piece, from, why } => {
+                let peer = self.links.get(&from).map(|link| link.peer.to_string());
+                let peer = peer.as_deref().unwrap_or("a peer that has gone");
+                tracing::warn!(peer, %piece, %why, "refused a corrupt piece");
+                let Some(trade) = self.trades.get_mut(number) else { return };
+                self.traffic.corrupt_bytes += u64::from(trade.list.piece(piece).raw_bytes);
+                trade.exchange.handle_corrupt(now, piece);
+                self.drain(number);
+            }
+            FromVerifier::Failed { trade: number, piece, why } => {
+                let Some(trade) = self.trades.get_mut(number) else { return };
+                let cid = trade.list.piece(piece).cid;
+                trade.fail(match why {
+                    Failure::Store(source) => Error::Store { cid, source },
+                    Failure::Sink(source) => Error::Sink { piece, source },
+                });
+            }
+        }
+    }
+
+    /// Carries out what an exchange wants.
+    fn drain(&mut self, number: u32) {
+        loop {
+            let Some(trade) = self.trades.get_mut(number) else { return };
+            let Some(output) = trade.exchange.poll_output() else { return };
+            match output {
+                Output::Send { peer, message } => {
+                    self.send(peer, Frame::Trade(TradeFrame::new(number, message)));
+                }
+                Output::SendPiece { peer, piece } => {
+                    let upload = Upload { exchange: number, piece, list: trade.list.clone() };
+                    if self.links.get(&peer).is_some_and(|link| !link.upload(upload)) {
+                        self.fault(peer, "it does not read the pieces that it requests");
+                    }
+                }
+                Output::Disconnect { peer, reason } => self.fault(peer, &reason.to_string()),
+                Output::Event(event) => self.handle_event(number, event),
+            }
+        }
+    }
+
+    fn handle_event(&mut self, number: u32, event: Event) {
+        let Some(trade) = self.trades.get_mut(number) else { return };
+        match event {
+            Event::Complete => {
+                tracing::info!(list = %trade.list.name(), pieces = trade.list.len(), "every piece is held")
+            }
+            Event::Replicated => {
+                trade.replicated = true;
+                if self.trades.replicated() {
+                    self.replicated.send_replace(true);
+                }
+            }
+            Event::Held { .. } | Event::Corrupt { .. } | Event::Duplicate { .. } | Event::Sent { .. } => {}
+        }
+    }
+}
+
+/// What the error is about, without the layers that carried it.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}
+
+fn far_future() -> Instant {
+    Instant::now() + Duration::from_secs(3600)
+}
+
+fn socket_address(address: &Multiaddr) -> Option<SocketAddr> {
+    let mut parts = address.iter();
+    let ip = match parts.next()? {
+        Protocol::Ip4(ip) => IpAddr::V4(ip),
+        Protocol::Ip6(ip) => IpAddr::V6(ip),
+        _ => return None,
+    };
+    match parts.next()? {
+        Protocol::Tcp(port) => Some(SocketAddr::new(ip, port)),
+        _ => None,
+    }
+}

@@ -1,0 +1,408 @@
+//! The driver's dealings with connections: who is let in, what they say, whom to dial.
+
+use super::*;
+use crate::peer::discovery::{NEIGHBOURS_MAX_NODE, NEIGHBOURS_MAX_SEEDER};
+use crate::peer::streams;
+use libp2p::swarm::{ConnectionId, DialError, dial_opts::DialOpts, dial_opts::PeerCondition};
+use shoal_proto::ticket::HostPort;
+use shoal_proto::wire::{ADDRESSES_PER_PEER_MAX, PeerAddresses};
+
+impl Driver {
+    pub(super) fn handle_swarm(&mut self, event: SwarmEvent<BehaviourEvent>) {
+        match event {
+            SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
+                self.handle_connection(peer_id, connection_id, &endpoint);
+            }
+            SwarmEvent::ConnectionClosed { peer_id, connection_id, cause, .. } => {
+                let key = self.by_peer.get(&peer_id).copied();
+                let key = key.filter(|key| self.links[key].connection == connection_id);
+                if let Some(key) = key {
+                    let why = cause.map_or_else(|| "closed".to_owned(), |cause| cause.to_string());
+                    self.forget(key, &why);
+                }
+            }
+            SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), error, .. } => {
+                self.dialing.remove(&peer);
+                self.handle_dial_error(peer, &error);
+            }
+            SwarmEvent::IncomingConnectionError { error, send_back_addr, .. } => {
+                tracing::debug!(from = %send_back_addr, %error, "a connection was refused");
+            }
+            SwarmEvent::Behaviour(BehaviourEvent::Streams(streams::Event { peer, connection, opened })) => {
+                let link = self.by_peer.get(&peer).and_then(|key| self.links.get_mut(key));
+                if let Some(link) = link.filter(|link| link.connection == connection) {
+                    link.start(opened, &self.around);
+                }
+            }
+            SwarmEvent::Behaviour(BehaviourEvent::Ping(event)) => {
+                if let Err(error) = event.result {
+                    tracing::debug!(peer = %event.peer, %error, "a peer does not answer");
+                    self.swarm.close_connection(event.connection);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn handle_connection(&mut self, peer: PeerId, connection: ConnectionId, endpoint: &ConnectedPoint) {
+        let now = self.now();
+        let we_dialed = endpoint.is_dialer();
+        self.dialing.remove(&peer);
+        if self.book.is_banned(now, &peer) || !self.prefers(peer, we_dialed) {
+            self.swarm.close_connection(connection);
+            return;
+        }
+        if let Some(old) = self.by_peer.get(&peer).copied() {
+            self.swarm.close_connection(self.links[&old].connection);
+            self.forget_link(old);
+        }
+        let full = match self.role {
+            PeerRole::Seeder => NEIGHBOURS_MAX_SEEDER,
+            PeerRole::Node => NEIGHBOURS_MAX_NODE,
+        };
+        let welcome = self.links.len() < full;
+        let key = PeerKey(self.next_key);
+        self.next_key += 1;
+        let remote_ip = socket_address(endpoint.get_remote_address()).map(|address| address.ip());
+        self.links.insert(key, Link::new(key, peer, connection, remote_ip, we_dialed));
+        self.by_peer.insert(peer, key);
+        self.book.connected(&peer);
+        let mut ports: Vec<u16> = self.listen.iter().map(SocketAddr::port).collect();
+        ports.sort_unstable();
+        ports.dedup();
+        ports.truncate(ADDRESSES_PER_PEER_MAX);
+        self.send(key, Frame::Hello(Hello { role: self.role, ports, rack: self.rack.clone() }));
+        tracing::debug!(%peer, we_dialed, welcome, "connected");
+        if !welcome {
+            let peers = self.book.tell(now, &peer, |other| self.by_peer.contains_key(other));
+            self.send(key, Frame::Peers(peers));
+            self.farewells.push((now + FAREWELL, key));
+            return;
+        }
+        for (number, trade) in self.trades.iter().map(|(n, trade)| (n, trade.list.name())).collect::<Vec<_>>()
+        {
+            self.send(key, Frame::Join { exchange: number, list: trade });
+        }
+        let queries: Vec<Query> = self.lookups.iter().map(|lookup| lookup.query.clone()).collect();
+        queries.into_iter().for_each(|query| self.send(key, Frame::Query(query)));
+    }
+
+    /// Whether a new connection with `peer` is the one to keep. Of two connections that cross, both sides keep the
+    /// one that the smaller peer id dialed; a second one from the same dialer means that the first is dead.
+    fn prefers(&self, peer: PeerId, we_dialed: bool) -> bool {
+        let Some(old) = self.by_peer.get(&peer).map(|key| &self.links[key]) else { return true };
+        let we_are_smaller = *self.swarm.local_peer_id() < peer;
+        old.we_dialed == we_dialed || we_dialed == we_are_smaller
+    }
+
+    pub(super) fn handle_link(&mut self, message: FromLink) {
+        match message {
+            FromLink::Frame(key, frame) => self.handle_frame(key, frame),
+            FromLink::Progress { from, exchange, piece } => {
+                let now = self.now();
+                let Some(number) = self.number_of(from, exchange) else { return };
+                let Some(trade) = self.trades.get_mut(number) else { return };
+                if let Some(piece) = trade.list.index(piece) {
+                    trade.exchange.handle_progress(now, from, piece);
+                    self.drain(number);
+                }
+            }
+            FromLink::Piece(received) => self.handle_piece(received),
+            FromLink::Unreadable { to, exchange: number, piece } => {
+                let now = self.now();
+                if let Some(trade) = self.trades.get_mut(number) {
+                    trade.exchange.handle_sent(now, to, piece);
+                    trade.exchange.handle_lost(now, piece);
+                    self.drain(number);
+                }
+            }
+            FromLink::Resolved { peer, addresses, failures } if addresses.is_empty() => {
+                self.dialing.remove(&peer);
+                self.trouble = Some(format!("cannot resolve {}", failures.join("; ")));
+            }
+            FromLink::Resolved { peer, addresses, .. } => self.dial(peer, addresses),
+            FromLink::Ended { peer, why, fault: true } => self.fault(peer, &why),
+            FromLink::Ended { peer, why, fault: false } => {
+                if let Some(link) = self.links.get(&peer) {
+                    self.swarm.close_connection(link.connection);
+                    self.forget(peer, &why);
+                }
+            }
+        }
+    }
+
+    fn handle_frame(&mut self, key: PeerKey, frame: Frame) {
+        let Some(link) = self.links.get(&key) else { return };
+        let greeted = link.hello.is_some();
+        if matches!(frame, Frame::Hello(_)) == greeted {
+            return self.fault(key, "its first frame was not a hello, or a later one was");
+        }
+        let now = self.now();
+        match frame {
+            Frame::Hello(hello) => self.handle_hello(key, hello),
+            Frame::PeersWanted => self.tell_peers(key),
+            Frame::Peers(peers) => {
+                peers.into_iter().for_each(|peer| self.book.learn(peer));
+                self.dial_due(now);
+            }
+            Frame::Query(query) => {
+                let none = Answer { query: query.clone(), name: None, root: None };
+                let answer = self.directory.answer(&query).unwrap_or(none);
+                self.send(key, Frame::Answer(answer));
+            }
+            Frame::Answer(answer) => self.handle_answer(key, answer),
+            Frame::Join { exchange, list } => self.handle_join(key, exchange, list),
+            // Trades last as long as their peer; a later version may end one.
+            Frame::Leave { .. } => {}
+            Frame::Trade(frame) => {
+                let Some(number) = self.number_of(key, frame.exchange) else { return };
+                let Some(trade) = self.trades.get_mut(number) else { return };
+                match frame.check(&trade.list) {
+                    Ok(message) => trade.exchange.handle_message(now, key, message),
+                    Err(error) => return self.fault(key, &error.to_string()),
+                }
+                self.drain(number);
+            }
+            Frame::Arrived { exchange: number, piece } => {
+                let Some(trade) = self.trades.get_mut(number) else { return };
+                if let Some(piece) = trade.list.index(piece) {
+                    trade.exchange.handle_sent(now, key, piece);
+                    self.drain(number);
+                }
+            }
+        }
+    }
+
+    fn handle_hello(&mut self, key: PeerKey, hello: Hello) {
+        let link = self.links.get_mut(&key).expect("checked by the caller");
+        if let Some(ip) = link.remote_ip {
+            let addresses = hello.ports.iter().map(|port| SocketAddr::new(ip, *port)).collect();
+            self.book.learn(PeerAddresses { id: link.peer, addresses, rack: hello.rack.clone() });
+        }
+        tracing::info!(peer = %link.peer, role = ?hello.role, rack = hello.rack, "joined a neighbour");
+        link.hello = Some(hello);
+        self.trouble = None;
+        self.tell_peers(key);
+    }
+
+    fn tell_peers(&mut self, key: PeerKey) {
+        let now = self.now();
+        let Some(peer) = self.links.get(&key).map(|link| link.peer) else { return };
+        let peers = self.book.tell(now, &peer, |other| self.by_peer.contains_key(other));
+        if !peers.is_empty() {
+            self.send(key, Frame::Peers(peers));
+        }
+    }
+
+    fn handle_answer(&mut self, key: PeerKey, answer: Answer) {
+        let Some(at) = self.lookups.iter().position(|lookup| lookup.query == answer.query) else { return };
+        let link = &self.links[&key];
+        if answer.root.is_none() {
+            // A node may not have heard of it; the seeder of the ticket knows what there is.
+            if self.bootstrap.contains(&link.peer) && link.is_seeder() {
+                let lookup = self.lookups.swap_remove(at);
+                let _ = lookup.reply.send(Err(LookupError::Unknown(lookup.query)));
+            }
+            return;
+        }
+        match (self.lookups[at].accept)(&answer) {
+            Ok(()) => {
+                let lookup = self.lookups.swap_remove(at);
+                let _ = lookup.reply.send(Ok(answer));
+            }
+            Err(why) if self.bootstrap.contains(&link.peer) => {
+                let lookup = self.lookups.swap_remove(at);
+                let _ = lookup.reply.send(Err(LookupError::NotBelieved(why)));
+            }
+            Err(why) => self.fault(key, &format!("it told a wrong image: {why}")),
+        }
+    }
+
+    fn handle_join(&mut self, key: PeerKey, exchange: u32, list: shoal_proto::cid::Cid) {
+        let now = self.now();
+        let link = self.links.get_mut(&key).expect("checked by the caller");
+        if let Err(why) = link.note_join(exchange, list) {
+            return self.fault(key, why);
+        }
+        let number = self.trades.find(&list).or_else(|| {
+            let offer = self.directory.offer(&list)?;
+            let role = match self.role {
+                PeerRole::Seeder => Role::Seeder,
+                PeerRole::Node => Role::Node,
+            };
+            let held = Bitfield::full(offer.list.len());
+            let (done, _) = oneshot::channel();
+            let request =
+                TradeRequest { list: offer.list, kind: offer.kind, held, sink: Arc::new(StoreOnly), done };
+            Some(self.start_trade(request, role))
+        });
+        if let Some(number) = number {
+            self.connect_if_joined(now, key, number);
+            self.drain(number);
+        }
+    }
+
+    fn handle_piece(&mut self, received: ReceivedPiece) {
+        let now = self.now();
+        let ReceivedPiece { from, exchange, piece, block, permit } = received;
+        let Some(number) = self.number_of(from, exchange) else { return };
+        self.send(from, Frame::Arrived { exchange, piece: piece.get() });
+        let (Some(link), Some(trade)) = (self.links.get(&from), self.trades.get_mut(number)) else { return };
+        let bytes = block.payload.len() as u64;
+        if link.is_seeder() {
+            self.traffic.from_seeders_bytes += bytes;
+        } else {
+            self.traffic.from_peers_bytes += bytes;
+        }
+        self.traffic.pieces_received += 1;
+        match trade.exchange.handle_received(now, from, piece) {
+            Receipt::Wanted => {
+                let sink = trade.sink.clone();
+                self.verifiers.submit(Job { trade: number, from, piece, block, sink, permit });
+            }
+            Receipt::Duplicate => self.traffic.duplicate_bytes += bytes,
+            Receipt::Unrequested => {}
+        }
+        self.drain(number);
+    }
+
+    fn number_of(&self, key: PeerKey, theirs: u32) -> Option<u32> {
+        self.trades.find(&self.links.get(&key)?.joined_list(theirs)?)
+    }
+
+    pub(super) fn send(&mut self, key: PeerKey, frame: Frame) {
+        if self.links.get(&key).is_some_and(|link| !link.send(frame)) {
+            self.fault(key, "it does not read its control stream");
+        }
+    }
+
+    /// The peer broke the protocol: shun it for a while, and say so.
+    pub(super) fn fault(&mut self, key: PeerKey, why: &str) {
+        let now = self.now();
+        let Some(link) = self.links.get(&key) else { return };
+        let (peer, connection) = (link.peer, link.connection);
+        tracing::warn!(%peer, why, "a peer broke the protocol and is shunned");
+        self.book.ban(now, peer);
+        self.swarm.close_connection(connection);
+        self.forget_link(key);
+    }
+
+    pub(super) fn close(&mut self, key: PeerKey) {
+        if let Some(link) = self.links.get(&key) {
+            self.swarm.close_connection(link.connection);
+            self.forget(key, "the house is full");
+        }
+    }
+
+    fn forget(&mut self, key: PeerKey, why: &str) {
+        if let Some(link) = self.links.get(&key) {
+            tracing::info!(peer = %link.peer, why, "lost a neighbour");
+            self.forget_link(key);
+        }
+    }
+
+    fn forget_link(&mut self, key: PeerKey) {
+        let now = self.now();
+        let Some(link) = self.links.remove(&key) else { return };
+        self.by_peer.remove(&link.peer);
+        for number in self.trades.numbers() {
+            if link.trades(number) {
+                let Some(trade) = self.trades.get_mut(number) else { continue };
+                trade.exchange.handle_disconnected(now, key);
+                self.drain(number);
+            }
+        }
+    }
+
+    pub(super) fn dial_due(&mut self, now: Time) {
+        let room = self.room();
+        let busy = |peer: &PeerId| self.by_peer.contains_key(peer) || self.dialing.contains(peer);
+        for dial in self.book.dials(now, room, busy) {
+            self.dialing.insert(dial.peer);
+            let told = dial.addresses.into_iter();
+            let literal = dial
+                .names
+                .iter()
+                .filter_map(|name| Some(SocketAddr::new(name.host.parse().ok()?, name.port)));
+            let addresses: Vec<SocketAddr> = told.chain(literal).collect();
+            let unresolved: Vec<HostPort> =
+                dial.names.iter().filter(|name| name.host.parse::<IpAddr>().is_err()).cloned().collect();
+            if unresolved.is_empty() {
+                self.dial(dial.peer, addresses);
+            } else {
+                tokio::spawn(resolve(dial.peer, unresolved, addresses, self.around.driver.clone()));
+            }
+        }
+    }
+
+    fn dial(&mut self, peer: PeerId, addresses: Vec<SocketAddr>) {
+        let addresses = addresses
+            .into_iter()
+            .map(|address| Multiaddr::from(address.ip()).with(Protocol::Tcp(address.port())));
+        let options = DialOpts::peer_id(peer)
+            .condition(PeerCondition::DisconnectedAndNotDialing)
+            .addresses(addresses.collect())
+            .build();
+        if let Err(error) = self.swarm.dial(options) {
+            self.dialing.remove(&peer);
+            self.handle_dial_error(peer, &error);
+        }
+    }
+
+    fn handle_dial_error(&mut self, peer: PeerId, error: &DialError) {
+        if !self.bootstrap.contains(&peer) {
+            tracing::debug!(%peer, %error, "cannot reach a peer");
+            return;
+        }
+        let text = describe_dial_error(error);
+        tracing::info!(%peer, error = text, "cannot reach the seeder, trying again");
+        let refused = match error {
+            DialError::WrongPeerId { .. } => true,
+            // The prologue enters the transcript: with another secret, the first encrypted message cannot be read.
+            DialError::Transport(failures) => {
+                failures.iter().any(|(_, failure)| format!("{failure:?}").to_lowercase().contains("decrypt"))
+            }
+            _ => false,
+        };
+        if refused && self.links.is_empty() {
+            for lookup in self.lookups.drain(..) {
+                let _ = lookup.reply.send(Err(LookupError::OtherSwarm(text.clone())));
+            }
+        }
+        self.trouble = Some(text);
+    }
+}
+
+/// Looks names up, at every dial, because addresses change.
+async fn resolve(
+    peer: PeerId,
+    names: Vec<HostPort>,
+    mut addresses: Vec<SocketAddr>,
+    driver: mpsc::Sender<FromLink>,
+) {
+    let mut failures = Vec::new();
+    for name in names {
+        match tokio::net::lookup_host((name.host.as_str(), name.port)).await {
+            Ok(found) => addresses.extend(found),
+            Err(error) => failures.push(format!("{name}: {error}")),
+        }
+    }
+    // The driver is gone only when the peer stops: nobody is left to tell.
+    let _ = driver.send(FromLink::Resolved { peer, addresses, failures }).await;
+}
+
+fn describe_dial_error(error: &DialError) -> String {
+    match error {
+        DialError::WrongPeerId { obtained, address } => {
+            format!("{obtained} answers at {address}, not the seeder that the ticket names")
+        }
+        DialError::Transport(failures) => {
+            let each: Vec<String> = failures
+                .iter()
+                .map(|(address, failure)| format!("{address}: {}", innermost(failure)))
+                .collect();
+            each.join("; ")
+        }
+        other => other.to_string(),
+    }
+}

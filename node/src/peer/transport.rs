@@ -1,0 +1,47 @@
+//! The encrypted connection: TCP, Noise with the swarm's prologue, Yamux; and the swarm that keeps them.
+
+use std::time::Duration;
+
+use libp2p::identity::Keypair;
+use libp2p::swarm::NetworkBehaviour;
+use libp2p::{SwarmBuilder, noise, ping, tcp, yamux};
+use shoal_proto::ticket::SwarmSecret;
+
+use crate::peer::Error;
+use crate::peer::streams;
+
+/// How long a connection without streams lives: long enough to open them, no longer.
+const IDLE_CONNECTION: Duration = Duration::from_secs(20);
+/// How often a silent peer is asked whether it is there, and how long it may take.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+
+pub(super) type Swarm = libp2p::Swarm<Behaviour>;
+
+#[derive(NetworkBehaviour)]
+pub(super) struct Behaviour {
+    pub(super) streams: streams::Behaviour,
+    pub(super) ping: ping::Behaviour,
+}
+
+/// A swarm whose handshakes fail with whoever lacks the secret, before any protocol speaks: the derived prologue
+/// enters the Noise transcript (research: a mismatch is a decryption error on the first message that is encrypted).
+pub(super) fn build(key: &Keypair, secret: &SwarmSecret) -> Result<Swarm, Error> {
+    let prologue = secret.noise_prologue();
+    let security =
+        move |key: &Keypair| noise::Config::new(key).map(|config| config.with_prologue(prologue.to_vec()));
+    let behaviour = Behaviour {
+        streams: streams::Behaviour::default(),
+        ping: ping::Behaviour::new(
+            ping::Config::new().with_interval(PING_INTERVAL).with_timeout(PING_TIMEOUT),
+        ),
+    };
+    Ok(SwarmBuilder::with_existing_identity(key.clone())
+        .with_tokio()
+        .with_tcp(tcp::Config::default().nodelay(true), security, yamux::Config::default)
+        .map_err(|source| Error::Transport(Box::new(source)))?
+        .with_behaviour(|_| behaviour)
+        .map_err(|source| Error::Transport(Box::new(source)))?
+        .with_swarm_config(|config| config.with_idle_connection_timeout(IDLE_CONNECTION))
+        .build())
+}

@@ -1,0 +1,202 @@
+//! What a node remembers between runs.
+//!
+//! ```text
+//! DATA/                     0700, one process at a time
+//!   lock                    flock, holds the pid
+//!   key                     the node's identity, 0600
+//!   targets/NAME/           one installed or half-installed tree; NAME is a hash of its absolute path
+//!     record.json           which image, how far: replaced whole
+//!     root                  the signed root record: 64 bytes of signature, then the payload
+//!     manifest              its manifest, for verify
+//!     store/                packs and index (store.rs), unless --store says otherwise
+//! ```
+//!
+//! **Invariant:** `record.json` says `complete` only after the tree was synced.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use shoal_proto::cid::Cid;
+use shoal_proto::image::RootRecord;
+use shoal_proto::signing::{Keypair, SIGNATURE_BYTES, Signed};
+
+use crate::durable::{self, DirLock};
+use crate::keys;
+use crate::tree::verify::DriftKind;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    File(#[from] durable::Error),
+    #[error(transparent)]
+    Key(#[from] keys::Error),
+    #[error("cannot find {}", .path.display())]
+    Target {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("{} is damaged: {why}; remove it to start afresh", .path.display())]
+    Damaged { path: PathBuf, why: String },
+}
+
+/// A node's state directory, held by this process.
+#[derive(Debug)]
+pub struct State {
+    dir: PathBuf,
+    pub key: Keypair,
+    _lock: DirLock,
+}
+
+/// The state of one target tree.
+#[derive(Debug, Clone)]
+pub struct TargetState {
+    dir: PathBuf,
+}
+
+/// What is known of a target tree.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// Absolute path of the tree, for people.
+    pub target: String,
+    /// Image id.
+    pub image: String,
+    /// What the image was asked for by, when by a name.
+    pub name: Option<String>,
+    pub phase: Phase,
+    /// What the install could not set, and `verify` does not compare.
+    #[serde(default)]
+    pub lost: Vec<DriftKind>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// Pieces are being fetched and written: the tree is not to be used.
+    Installing,
+    /// The tree was complete and synced.
+    Complete,
+}
+
+/// Where a node keeps its state when nobody says otherwise: `/var/lib/shoal/PART` for root, else below
+/// `$XDG_DATA_HOME` or `~/.local/share`.
+pub fn default_dir(part: &str) -> PathBuf {
+    if rustix::process::geteuid().is_root() {
+        return Path::new("/var/lib/shoal").join(part);
+    }
+    let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".local/share"));
+    let base =
+        std::env::var_os("XDG_DATA_HOME").filter(|dir| !dir.is_empty()).map(PathBuf::from).or_else(home);
+    base.unwrap_or_else(std::env::temp_dir).join("shoal").join(part)
+}
+
+impl State {
+    /// Makes or opens the directory, takes it for this process, and makes the node's key on first use.
+    pub fn open(dir: &Path) -> Result<Self, Error> {
+        durable::create_private_dir(dir)?;
+        let lock = DirLock::take(dir)?;
+        let key = keys::load_or_create(&dir.join("key"))?;
+        Ok(Self { dir: dir.to_owned(), key, _lock: lock })
+    }
+
+    /// The state of the tree at `target`, which must exist.
+    pub fn target(&self, target: &Path) -> Result<TargetState, Error> {
+        TargetState::at(&self.dir, target)
+    }
+}
+
+impl TargetState {
+    /// The state of the tree at `target` below `data`, whoever holds it: for reading only.
+    pub fn at(data: &Path, target: &Path) -> Result<Self, Error> {
+        let path =
+            target.canonicalize().map_err(|source| Error::Target { path: target.to_owned(), source })?;
+        let name = Cid::of(path.as_os_str().as_encoded_bytes());
+        let name = data_encoding::HEXLOWER.encode(&name.digest()[..12]);
+        Ok(Self { dir: data.join("targets").join(name) })
+    }
+
+    pub fn store_dir(&self) -> PathBuf {
+        self.dir.join("store")
+    }
+
+    /// The manifest of the installed image, as one stream.
+    pub fn manifest_path(&self) -> PathBuf {
+        self.dir.join("manifest")
+    }
+
+    pub fn record(&self) -> Result<Option<Record>, Error> {
+        let path = self.dir.join("record.json");
+        let Some(bytes) = durable::read(&path)? else { return Ok(None) };
+        match serde_json::from_slice(&bytes) {
+            Ok(record) => Ok(Some(record)),
+            Err(error) => Err(Error::Damaged { path, why: error.to_string() }),
+        }
+    }
+
+    pub fn write_record(&self, record: &Record) -> Result<(), Error> {
+        durable::create_private_dir(&self.dir)?;
+        let text = serde_json::to_vec_pretty(record).expect("a record is plain data");
+        Ok(durable::write(&self.dir.join("record.json"), &text, durable::PRIVATE)?)
+    }
+
+    pub fn root(&self) -> Result<Option<Signed<RootRecord>>, Error> {
+        let path = self.dir.join("root");
+        let Some(mut signature) = durable::read(&path)? else { return Ok(None) };
+        if signature.len() < SIGNATURE_BYTES {
+            return Err(Error::Damaged { path, why: format!("{} bytes", signature.len()) });
+        }
+        let payload = signature.split_off(SIGNATURE_BYTES);
+        Ok(Some(Signed::from_parts(payload, signature)))
+    }
+
+    pub fn write_root(&self, root: &Signed<RootRecord>) -> Result<(), Error> {
+        durable::create_private_dir(&self.dir)?;
+        let bytes = [root.signature(), root.payload()].concat();
+        Ok(durable::write(&self.dir.join("root"), &bytes, durable::PRIVATE)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_outlives_its_process() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = tempfile::tempdir().unwrap();
+        let record = Record {
+            target: target.path().display().to_string(),
+            image: "bafk".into(),
+            name: Some("debian".into()),
+            phase: Phase::Installing,
+            lost: vec![DriftKind::Owner],
+        };
+        {
+            let state = State::open(dir.path()).unwrap().target(target.path()).unwrap();
+            assert_eq!(state.record().unwrap(), None);
+            state.write_record(&record).unwrap();
+            state.write_root(&Signed::from_parts(vec![1, 2, 3], vec![9; SIGNATURE_BYTES])).unwrap();
+        }
+        let state = State::open(dir.path()).unwrap().target(&target.path().join(".")).unwrap();
+        assert_eq!(state.record().unwrap(), Some(record));
+        assert_eq!(state.root().unwrap().unwrap().payload(), [1, 2, 3]);
+    }
+
+    #[test]
+    fn two_trees_have_two_states() {
+        let (dir, one, two) =
+            (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let state = State::open(dir.path()).unwrap();
+        assert_ne!(state.target(one.path()).unwrap().dir, state.target(two.path()).unwrap().dir);
+        assert!(matches!(state.target(&one.path().join("none")), Err(Error::Target { .. })));
+    }
+
+    #[test]
+    fn a_damaged_record_is_named() {
+        let (dir, tree) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let state = State::open(dir.path()).unwrap().target(tree.path()).unwrap();
+        durable::create_private_dir(&state.dir).unwrap();
+        durable::write(&state.dir.join("record.json"), b"{", durable::PRIVATE).unwrap();
+        assert!(state.record().unwrap_err().to_string().contains("record.json"));
+    }
+}

@@ -1,0 +1,95 @@
+//! Tuning. The defaults are the measured ones: the late-binding study's where it has one.
+
+use std::time::Duration;
+
+/// Bounds and waits of one exchange.
+///
+/// Waits that scale with the network are given in hundredths of a *block-time*: the time one piece would take over
+/// this side's link alone. No one knows that time beforehand, so `pace` derives it from
+/// finished transfers, within [`Config::block_time_min`] and [`Config::block_time_max`].
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Pieces an uploader sends or has granted at once. Below 3 the round trip of a grant shows; far above, pieces
+    /// queue and late binding is lost.
+    pub uploads_in_hand: usize,
+    /// Pieces a receiver has coming before it declines: one more than `uploads_in_hand`.
+    pub fetches_coming: usize,
+    /// Pieces received but not yet verified and stored before a receiver declines: a slow disk slows the peers.
+    pub writing_max: usize,
+    /// Random neighbours among which an uploader grants to the least complete. More than two herd.
+    pub choices: usize,
+    /// Transfers so slow that they give their slot free, on either side, before they hold it all the same.
+    pub released_max: usize,
+
+    /// Block-time until a transfer has been measured.
+    pub block_time_start: Duration,
+    /// A block-time is never taken as less: timers of a real driver are no finer.
+    pub block_time_min: Duration,
+    /// A block-time is never taken as more: 1 MiB at 1 Mbit/s.
+    pub block_time_max: Duration,
+
+    /// Wait after a first decline, ± half at random, doubled by each further one up to four times.
+    pub retry_percent: u32,
+    /// Least time between two batches of haves: the first of a burst leaves at once.
+    pub have_interval_percent: u32,
+    /// `have_interval_percent` never comes to more than this.
+    pub have_interval_max: Duration,
+    /// Age of a request from which one duplicate of it may be asked elsewhere when nothing else is missing there.
+    pub endgame_percent: u32,
+    /// A seeder gives a piece again that no neighbour shows this long after it was given.
+    pub repair_percent: u32,
+    /// `repair_percent` never comes to less than this.
+    pub repair_min: Duration,
+    /// A neighbour of a seeder that shows no new piece but the seeder's own for this long is served beyond the
+    /// quota.
+    pub starved_percent: u32,
+    /// `starved_percent` never comes to less than this.
+    pub starved_min: Duration,
+
+    /// A transfer is slow when it takes this many times the usual (hundredths).
+    pub slow_percent: u32,
+    /// A neighbour that was slow to take a piece from a seeder gets no other by name for this long.
+    pub slow_pause_percent: u32,
+    /// A request is given up when nothing of it arrived for this many times the usual transfer (hundredths)…
+    pub stall_percent: u32,
+    /// … but not before this, …
+    pub stall_min: Duration,
+    /// … and at the latest after this.
+    pub stall_max: Duration,
+    /// A grant unanswered for this long holds its slot no more. Its peer gets no other until it answers.
+    pub grant_timeout: Duration,
+
+    /// Grants a seeder makes by the receiver's choice once it has nothing to name, in thousandths of the list;
+    /// then it is silent but for repairs and the starved. The swarm finishes no later without any.
+    pub seeder_quota_permille: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            uploads_in_hand: 4,
+            fetches_coming: 5,
+            writing_max: 8,
+            choices: 2,
+            released_max: 8,
+            block_time_start: Duration::from_millis(20),
+            block_time_min: Duration::from_millis(1),
+            block_time_max: Duration::from_secs(8),
+            retry_percent: 50,
+            have_interval_percent: 25,
+            have_interval_max: Duration::from_millis(20),
+            endgame_percent: 800,
+            repair_percent: 3000,
+            repair_min: Duration::from_secs(1),
+            starved_percent: 4000,
+            starved_min: Duration::from_secs(2),
+            slow_percent: 300,
+            slow_pause_percent: 6400,
+            stall_percent: 400,
+            stall_min: Duration::from_secs(3),
+            stall_max: Duration::from_secs(30),
+            grant_timeout: Duration::from_secs(2),
+            seeder_quota_permille: 0,
+        }
+    }
+}

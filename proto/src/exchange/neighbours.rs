@@ -1,0 +1,253 @@
+//! The peers of one exchange and what they show.
+
+use super::{Bitfield, PeerKey};
+use crate::image::PieceIndex;
+use crate::time::Time;
+
+/// Most pieces remembered per peer that were asked for, given up, and may still arrive. A peer sends one piece at a
+/// time, so more cannot be on their way.
+const ABANDONED_PER_PEER_MAX: usize = 8;
+/// Most pieces remembered per peer as lately sent to it.
+const RECENT_PER_PEER_MAX: usize = 8;
+
+/// One neighbour.
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub(super) key: PeerKey,
+    /// Whether its announcement came; before that nothing else may.
+    pub(super) announced: bool,
+    /// It announced itself as a seeder: it holds `shown`, but that does not count as a copy to rely on.
+    pub(super) seeder: bool,
+    pub(super) shown: Bitfield,
+    /// Pieces held here that it does not show.
+    pub(super) lacking: u32,
+    pub(super) upload: Upload,
+    /// No grant before this.
+    pub(super) not_before: Time,
+    /// Declines in a row.
+    pub(super) declines: u32,
+    /// As a target of super-seeding: its last push was slow, so it gets no other before this.
+    pub(super) slow_until: Time,
+    /// When it last showed a piece that did not come from here.
+    pub(super) fed_elsewhere: Time,
+    /// Asked of it and given up: may still arrive, without blame.
+    pub(super) abandoned: Vec<PieceIndex>,
+    /// Lately sent to it.
+    recent: Vec<PieceIndex>,
+}
+
+/// What is under way towards a peer: at most one grant or one piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Upload {
+    Idle,
+    /// `piece` when granted by name.
+    Granted {
+        piece: Option<PieceIndex>,
+        since: Time,
+        holds_slot: bool,
+    },
+    Sending {
+        piece: PieceIndex,
+        since: Time,
+        holds_slot: bool,
+        cancelled: bool,
+    },
+}
+
+impl Upload {
+    pub(super) fn holds_slot(self) -> bool {
+        match self {
+            Self::Idle => false,
+            Self::Granted { holds_slot, .. } | Self::Sending { holds_slot, .. } => holds_slot,
+        }
+    }
+}
+
+impl Peer {
+    pub(super) fn note_sent(&mut self, piece: PieceIndex) {
+        bounded_push(&mut self.recent, piece, RECENT_PER_PEER_MAX);
+    }
+
+    pub(super) fn was_sent(&self, piece: PieceIndex) -> bool {
+        self.recent.contains(&piece)
+    }
+
+    pub(super) fn abandon(&mut self, piece: PieceIndex) {
+        bounded_push(&mut self.abandoned, piece, ABANDONED_PER_PEER_MAX);
+    }
+
+    /// Whether it can be granted a piece of its own choice at `now`.
+    pub(super) fn is_grantable(&self, now: Time) -> bool {
+        self.lacking > 0 && self.is_open(now)
+    }
+
+    /// Whether nothing but a want of pieces stands against a grant at `now`.
+    pub(super) fn is_open(&self, now: Time) -> bool {
+        self.upload == Upload::Idle && self.announced && !self.seeder && self.not_before <= now
+    }
+}
+
+fn bounded_push(list: &mut Vec<PieceIndex>, piece: PieceIndex, max: usize) {
+    if list.len() == max {
+        list.remove(0);
+    }
+    list.push(piece);
+}
+
+/// All neighbours, in the order of their keys, and how many of them show each piece.
+///
+/// **Invariant:** `copies[p]` is the number of announced peers, seeders left out, whose `shown` has `p`; `unseen` is
+/// the number of pieces with no copy; each peer's `lacking` is the size of `held` without its `shown`.
+#[derive(Debug)]
+pub(super) struct Neighbours {
+    peers: Vec<Peer>,
+    copies: Vec<u16>,
+    unseen: usize,
+}
+
+impl Neighbours {
+    pub(super) fn new(pieces: usize) -> Self {
+        Self { peers: Vec::new(), copies: vec![0; pieces], unseen: pieces }
+    }
+
+    pub(super) fn copies(&self) -> &[u16] {
+        &self.copies
+    }
+
+    pub(super) fn copies_of(&self, piece: PieceIndex) -> u16 {
+        self.copies[piece.at()]
+    }
+
+    /// Pieces that no neighbour shows.
+    pub(super) fn unseen(&self) -> usize {
+        self.unseen
+    }
+
+    pub(super) fn slot(&self, key: PeerKey) -> Option<usize> {
+        self.peers.binary_search_by_key(&key, |peer| peer.key).ok()
+    }
+
+    pub(super) fn peer(&mut self, key: PeerKey) -> Option<&mut Peer> {
+        self.slot(key).map(|slot| &mut self.peers[slot])
+    }
+
+    pub(super) fn all(&self) -> &[Peer] {
+        &self.peers
+    }
+
+    pub(super) fn all_mut(&mut self) -> &mut [Peer] {
+        &mut self.peers
+    }
+
+    /// Returns whether the peer is new.
+    pub(super) fn insert(&mut self, key: PeerKey, now: Time) -> bool {
+        let Err(slot) = self.peers.binary_search_by_key(&key, |peer| peer.key) else { return false };
+        assert!(self.peers.len() < usize::from(u16::MAX), "the driver bounds its connections far below this");
+        let peer = Peer {
+            key,
+            announced: false,
+            seeder: false,
+            shown: Bitfield::empty(self.copies.len()),
+            lacking: 0,
+            upload: Upload::Idle,
+            not_before: Time::ZERO,
+            declines: 0,
+            slow_until: Time::ZERO,
+            fed_elsewhere: now,
+            abandoned: Vec::new(),
+            recent: Vec::new(),
+        };
+        self.peers.insert(slot, peer);
+        true
+    }
+
+    /// Forgets a peer; its shown pieces count no more.
+    pub(super) fn remove(&mut self, key: PeerKey) -> Option<Peer> {
+        let peer = self.peers.remove(self.slot(key)?);
+        if !peer.seeder {
+            for piece in peer.shown.iter() {
+                self.copies[piece.at()] -= 1;
+                self.unseen += usize::from(self.copies[piece.at()] == 0);
+            }
+        }
+        Some(peer)
+    }
+
+    /// A peer's first message. `shown` is of this list's length.
+    pub(super) fn announce(&mut self, slot: usize, seeder: bool, shown: Bitfield, held: &Bitfield) {
+        if !seeder {
+            for piece in shown.iter() {
+                self.unseen -= usize::from(self.copies[piece.at()] == 0);
+                self.copies[piece.at()] += 1;
+            }
+        }
+        let peer = &mut self.peers[slot];
+        peer.announced = true;
+        peer.seeder = seeder;
+        peer.lacking = count_not_in(held, &shown);
+        peer.shown = shown;
+    }
+
+    /// Returns whether that was news.
+    pub(super) fn show(&mut self, slot: usize, piece: PieceIndex, held: &Bitfield) -> bool {
+        let peer = &mut self.peers[slot];
+        if !peer.shown.insert(piece) {
+            return false;
+        }
+        peer.lacking -= u32::from(held.contains(piece));
+        if !peer.seeder {
+            self.unseen -= usize::from(self.copies[piece.at()] == 0);
+            self.copies[piece.at()] += 1;
+        }
+        true
+    }
+
+    /// A shown piece is shown no more.
+    pub(super) fn withdraw(&mut self, slot: usize, piece: PieceIndex, held: &Bitfield) {
+        let peer = &mut self.peers[slot];
+        if !peer.shown.remove(piece) {
+            return;
+        }
+        peer.lacking += u32::from(held.contains(piece));
+        if !peer.seeder {
+            self.copies[piece.at()] -= 1;
+            self.unseen += usize::from(self.copies[piece.at()] == 0);
+        }
+    }
+
+    /// A piece is held here from now on.
+    pub(super) fn gained_here(&mut self, piece: PieceIndex) {
+        for peer in self.peers.iter_mut().filter(|peer| peer.announced) {
+            peer.lacking += u32::from(!peer.shown.contains(piece));
+        }
+    }
+
+    /// A piece is held here no more.
+    pub(super) fn lost_here(&mut self, piece: PieceIndex) {
+        for peer in self.peers.iter_mut().filter(|peer| peer.announced) {
+            peer.lacking -= u32::from(!peer.shown.contains(piece));
+        }
+    }
+
+    pub(super) fn assert_invariants(&self, held: &Bitfield) {
+        let mut copies = vec![0u16; self.copies.len()];
+        for peer in &self.peers {
+            assert!(peer.announced || peer.shown.is_empty(), "{:?} shows before it announced", peer.key);
+            if peer.announced {
+                assert_eq!(peer.lacking, count_not_in(held, &peer.shown), "what {:?} lacks", peer.key);
+            }
+            assert!(peer.abandoned.len() <= ABANDONED_PER_PEER_MAX);
+            for piece in peer.shown.iter().filter(|_| !peer.seeder) {
+                copies[piece.at()] += 1;
+            }
+        }
+        assert!(self.peers.is_sorted_by(|one, next| one.key < next.key));
+        assert_eq!(self.copies, copies);
+        assert_eq!(self.unseen, copies.iter().filter(|&&copies| copies == 0).count());
+    }
+}
+
+/// How many pieces of `one` are not in `other`.
+fn count_not_in(one: &Bitfield, other: &Bitfield) -> u32 {
+    one.words().iter().zip(other.words()).map(|(one, other)| (one & !other).count_ones()).sum()
+}

@@ -1,0 +1,259 @@
+//! The upload side: to whom room is granted, and what becomes of a grant.
+
+use std::time::Duration;
+
+use rand::Rng;
+
+use super::neighbours::Upload;
+use super::pace::percent;
+use super::{Declined, Event, Exchange, Fault, Message, Output, PeerKey};
+use crate::image::PieceIndex;
+use crate::time::Time;
+
+/// Doublings of the wait after declines in a row.
+const RETRY_DOUBLINGS_MAX: u32 = 2;
+
+impl Exchange {
+    /// Grants until every slot is taken or no neighbour is left to grant to.
+    pub(super) fn refill(&mut self, now: Time) {
+        let taken = self.neighbours.all().iter().filter(|peer| peer.upload.holds_slot()).count();
+        for _ in taken..self.config.uploads_in_hand {
+            if !self.grant_by_name(now) && !self.grant_by_choice(now) {
+                return;
+            }
+        }
+    }
+
+    /// Gives the next piece that nobody shows to the next neighbour in turn. False when there is none of either.
+    fn grant_by_name(&mut self, now: Time) -> bool {
+        let Some(seeding) = &mut self.seeding else { return false };
+        let Some(piece) = seeding.next(self.neighbours.copies(), &mut self.rng) else { return false };
+        let last = seeding.last_target;
+        let peers = self.neighbours.all();
+        let brisk = peers.iter().any(|peer| peer.announced && !peer.seeder && peer.slow_until <= now);
+        let start = last.map_or(0, |last| peers.partition_point(|peer| peer.key <= last));
+        let (before, after) = peers.split_at(start);
+        let Some(target) = after
+            .iter()
+            .chain(before)
+            .find(|peer| peer.is_grantable(now) && (!brisk || peer.slow_until <= now))
+            .map(|peer| peer.key)
+        else {
+            return false;
+        };
+        seeding.take(piece);
+        seeding.last_target = Some(target);
+        self.grant(now, target, Some(piece));
+        true
+    }
+
+    /// Grants a piece of its choice to the less complete of a few random neighbours that lack something held here.
+    fn grant_by_choice(&mut self, now: Time) -> bool {
+        let mut candidates = std::mem::take(&mut self.candidates);
+        candidates.clear();
+        let quota_left = self.quota_left();
+        let starved_since = self.starved_since(now);
+        for (slot, peer) in self.neighbours.all().iter().enumerate() {
+            let served = self.seeding.is_none() || quota_left || peer.fed_elsewhere < starved_since;
+            if peer.is_grantable(now) && served {
+                candidates.push(slot);
+            }
+        }
+        let mut chosen: Option<usize> = None;
+        for drawn in 0..self.config.choices.min(candidates.len()) {
+            let at = self.rng.random_range(drawn..candidates.len());
+            candidates.swap(drawn, at);
+            let count = |slot: usize| self.neighbours.all()[slot].shown.count();
+            if chosen.is_none_or(|best| count(candidates[drawn]) < count(best)) {
+                chosen = Some(candidates[drawn]);
+            }
+        }
+        self.candidates = candidates;
+        let Some(slot) = chosen else { return false };
+        if let Some(seeding) = &mut self.seeding {
+            seeding.chosen += 1;
+        }
+        self.grant(now, self.neighbours.all()[slot].key, None);
+        true
+    }
+
+    fn grant(&mut self, now: Time, key: PeerKey, piece: Option<PieceIndex>) {
+        let peer = self.neighbours.peer(key).expect("granted to a neighbour");
+        peer.upload = Upload::Granted { piece, since: now, holds_slot: true };
+        self.send(key, Message::Grant(piece));
+    }
+
+    /// Whether a seeder may still give pieces that are to be had elsewhere.
+    fn quota_left(&self) -> bool {
+        let Some(seeding) = &self.seeding else { return true };
+        let quota = self.pieces.len() as u64 * u64::from(self.config.seeder_quota_permille) / 1000;
+        seeding.chosen < quota
+    }
+
+    /// A neighbour of a seeder is starved when it has been fed by nobody else since this.
+    fn starved_since(&self, now: Time) -> Time {
+        let patience = percent(self.block_time(), self.config.starved_percent).max(self.config.starved_min);
+        Time::from_nanos(now.since(Time::ZERO + patience).as_nanos().try_into().unwrap_or(u64::MAX))
+    }
+
+    /// How long a given piece may stay unseen before it is given again.
+    fn repair_after(&self) -> Duration {
+        percent(self.block_time(), self.config.repair_percent).max(self.config.repair_min)
+    }
+
+    pub(super) fn on_request(&mut self, now: Time, key: PeerKey, piece: PieceIndex) -> Result<(), Fault> {
+        let held = self.held.contains(piece);
+        let Some(peer) = self.neighbours.peer(key) else { return Ok(()) };
+        let Upload::Granted { piece: named, holds_slot, .. } = peer.upload else {
+            return Err(Fault::Protocol("a request without a grant"));
+        };
+        if named.is_some_and(|named| named != piece) {
+            return Err(Fault::Protocol("a request for another piece than the granted one"));
+        }
+        peer.declines = 0;
+        if held {
+            peer.upload = Upload::Sending { piece, since: now, holds_slot, cancelled: false };
+            peer.note_sent(piece);
+            self.outputs.push_back(Output::SendPiece { peer: key, piece });
+            let look_again = now + self.repair_after();
+            if let Some(seeding) = &mut self.seeding {
+                seeding.take(piece);
+                seeding.watch(piece, look_again);
+            }
+        } else {
+            // It crossed our withdrawal, which tells the peer.
+            peer.upload = Upload::Idle;
+            self.refill(now);
+        }
+        Ok(())
+    }
+
+    pub(super) fn on_decline(&mut self, now: Time, key: PeerKey, why: Declined) -> Result<(), Fault> {
+        let retry = percent(self.block_time(), self.config.retry_percent);
+        let Some(peer) = self.neighbours.peer(key) else { return Ok(()) };
+        let Upload::Granted { piece: named, .. } = peer.upload else {
+            return Err(Fault::Protocol("a decline without a grant"));
+        };
+        peer.upload = Upload::Idle;
+        let retry = retry * (1 << peer.declines.min(RETRY_DOUBLINGS_MAX));
+        peer.declines = peer.declines.saturating_add(1);
+        // In tenths of a per mille of a doubled wait: half to one and a half of it, so that uploaders that were
+        // declined together do not come back together.
+        peer.not_before = now + retry * self.rng.random_range(500..1500) / 1000;
+        if let Some(named) = named {
+            match why {
+                Declined::Busy => self.give_back(named),
+                // It is on its way there from elsewhere: look later whether it came.
+                Declined::Nothing => self.watch(now, named),
+            }
+        }
+        self.refill(now);
+        Ok(())
+    }
+
+    /// The bytes may be on their way already, and then they arrive for nothing.
+    pub(super) fn on_cancel(&mut self, key: PeerKey, piece: PieceIndex) {
+        let Some(peer) = self.neighbours.peer(key) else { return };
+        if let Upload::Sending { piece: sending, cancelled, .. } = &mut peer.upload {
+            *cancelled |= *sending == piece;
+        }
+    }
+
+    /// Whether a `SendPiece` handed out is still worth beginning: neither cancelled nor overtaken by a disconnect.
+    /// When not, say [`Exchange::handle_unsent`] instead of writing it.
+    pub fn is_send_wanted(&self, peer: PeerKey, piece: PieceIndex) -> bool {
+        self.neighbours.slot(peer).is_some_and(|slot| {
+            matches!(self.neighbours.all()[slot].upload,
+                Upload::Sending { piece: sending, cancelled, .. } if sending == piece && !cancelled)
+        })
+    }
+
+    /// A `SendPiece` was dropped before its first byte.
+    pub fn handle_unsent(&mut self, now: Time, peer: PeerKey, piece: PieceIndex) {
+        if self.end_sending(peer, piece).is_some() {
+            self.give_back(piece);
+            self.refill(now);
+            self.plan_timeout(now);
+        }
+    }
+
+    /// All bytes of a `SendPiece` were handed to the connection.
+    pub fn handle_sent(&mut self, now: Time, peer: PeerKey, piece: PieceIndex) {
+        let Some(since) = self.end_sending(peer, piece) else { return };
+        let took = now.since(since);
+        let usual = self.up.transfer();
+        self.up.sample(took);
+        let slow = usual.is_some_and(|usual| took > percent(usual, self.config.slow_percent));
+        let slow_until = now + percent(self.block_time(), self.config.slow_pause_percent);
+        if let (true, Some(peer)) = (slow, self.neighbours.peer(peer)) {
+            peer.slow_until = slow_until;
+        }
+        self.outputs.push_back(Output::Event(Event::Sent { piece, to: peer }));
+        self.refill(now);
+        self.plan_timeout(now);
+    }
+
+    /// Frees the upload; returns when it began, or `None` when there was none (the peer went, the piece was lost).
+    fn end_sending(&mut self, key: PeerKey, piece: PieceIndex) -> Option<Time> {
+        let peer = self.neighbours.peer(key)?;
+        match peer.upload {
+            Upload::Sending { piece: sending, since, .. } if sending == piece => {
+                peer.upload = Upload::Idle;
+                Some(since)
+            }
+            _ => None,
+        }
+    }
+
+    /// A seeder's named grant came to nothing.
+    pub(super) fn give_back(&mut self, piece: PieceIndex) {
+        if let Some(seeding) = &mut self.seeding
+            && self.held.contains(piece)
+        {
+            seeding.give_back(piece);
+        }
+    }
+
+    /// A seeder looks later whether a neighbour shows the piece.
+    pub(super) fn watch(&mut self, now: Time, piece: PieceIndex) {
+        let look_again = now + self.repair_after();
+        if let Some(seeding) = &mut self.seeding
+            && self.held.contains(piece)
+        {
+            seeding.watch(piece, look_again);
+        }
+    }
+
+    /// Takes slots back from grants that stay unanswered and from uploads that take far too long; a straggler keeps
+    /// its one transfer but holds up nobody.
+    pub(super) fn release_uploads(&mut self, now: Time) {
+        let slow_after = self.up.transfer().map(|usual| percent(usual, self.config.slow_percent));
+        let grant_timeout = self.config.grant_timeout;
+        let is_free = |upload: Upload| upload != Upload::Idle && !upload.holds_slot();
+        let mut released = self.neighbours.all().iter().filter(|peer| is_free(peer.upload)).count();
+        for slot in 0..self.neighbours.all().len() {
+            if released >= self.config.released_max {
+                return;
+            }
+            let upload = &mut self.neighbours.all_mut()[slot].upload;
+            match upload {
+                Upload::Granted { piece, since, holds_slot: holds_slot @ true }
+                    if now.since(*since) > grant_timeout =>
+                {
+                    *holds_slot = false;
+                    released += 1;
+                    if let Some(piece) = *piece {
+                        self.give_back(piece);
+                    }
+                }
+                Upload::Sending { since, holds_slot: holds_slot @ true, .. }
+                    if slow_after.is_some_and(|slow_after| now.since(*since) > slow_after) =>
+                {
+                    *holds_slot = false;
+                    released += 1;
+                }
+                _ => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,137 @@
+use super::*;
+use crate::image::Piece;
+use crate::signing::Keypair;
+
+fn list(pieces: u32) -> PieceList {
+    PieceList::new(
+        (0..pieces).map(|at| Piece { cid: Cid::of(&at.to_le_bytes()), raw_bytes: 1 + at }).collect(),
+    )
+    .unwrap()
+}
+
+fn peer(port: u16) -> PeerAddresses {
+    let addresses = vec![([10, 0, 0, 1], port).into(), (std::net::Ipv6Addr::LOCALHOST, port).into()];
+    PeerAddresses {
+        id: Keypair::ed25519_from_bytes([port.to_le_bytes()[0]; 32]).unwrap().public().to_peer_id(),
+        addresses,
+        rack: "r1".into(),
+    }
+}
+
+fn name_record() -> Signed<NameRecord> {
+    let record = NameRecord { name: "debian".parse().unwrap(), image: Cid::of(b"image") };
+    Signed::sign(&record, &Keypair::ed25519_from_bytes([1; 32]).unwrap())
+}
+
+#[test]
+fn every_frame_comes_back_as_it_went() {
+    let list = list(70);
+    let query = Query::Name("debian".parse().unwrap());
+    let mut held = Bitfield::empty(list.len());
+    held.insert(list.index(69).unwrap());
+    let messages = [
+        Message::Announce(Announcement::Seeder),
+        Message::Announce(Announcement::Held(held)),
+        Message::Have(list.indexes().collect()),
+        Message::Grant(None),
+        Message::Grant(list.index(0)),
+        Message::Request(list.index(0).unwrap()),
+        Message::Decline(Declined::Busy),
+        Message::Decline(Declined::Nothing),
+        Message::Cancel(list.index(3).unwrap()),
+        Message::Withdraw(list.index(4).unwrap()),
+    ];
+    for message in messages {
+        let frame = Frame::Trade(TradeFrame::new(7, message.clone()));
+        let Frame::Trade(back) = Frame::decode(&frame.clone().encode()).unwrap() else { panic!("{frame:?}") };
+        assert_eq!(back.exchange, 7);
+        assert_eq!(back.check(&list).unwrap(), message);
+    }
+    let frames = [
+        Frame::Hello(Hello { role: PeerRole::Seeder, ports: vec![1, 65535], rack: "r/1".into() }),
+        Frame::PeersWanted,
+        Frame::Peers(vec![peer(1), peer(2)]),
+        Frame::Peers(Vec::new()),
+        Frame::Query(query.clone()),
+        Frame::Query(Query::Image(Cid::of(b"image"))),
+        Frame::Answer(Answer { query: query.clone(), name: Some(name_record()), root: None }),
+        Frame::Join { exchange: 0, list: list.name() },
+        Frame::Leave { exchange: u32::MAX },
+        Frame::Arrived { exchange: 1, piece: 2 },
+    ];
+    for frame in frames {
+        assert_eq!(Frame::decode(&frame.clone().encode()).unwrap(), frame);
+    }
+}
+
+#[test]
+fn what_does_not_fit_the_list_is_refused() {
+    let (long, short) = (list(70), list(60));
+    let full = Message::Announce(Announcement::Held(Bitfield::full(long.len())));
+    let outside =
+        [full, Message::Have(vec![long.index(60).unwrap()]), Message::Request(long.index(69).unwrap())];
+    for message in outside {
+        assert!(TradeFrame::new(0, message.clone()).check(&short).is_err(), "{message:?}");
+    }
+    let stray = generated::Announce { seeder: false, bitfield: vec![0xff; 9] };
+    let stray = TradeFrame { exchange: 0, body: generated::trade::Body::Announce(stray) };
+    assert!(stray.check(&long).is_err(), "two stray bits after piece 69");
+    let hidden = generated::Announce { seeder: true, bitfield: vec![0] };
+    let hidden = TradeFrame { exchange: 0, body: generated::trade::Body::Announce(hidden) };
+    assert!(hidden.check(&long).is_err());
+}
+
+#[test]
+fn every_bound_is_kept() {
+    use generated::frame::Body;
+    let decode = |body| Frame::decode(&generated::Frame { body: Some(body) }.encode_to_vec());
+    let hello = |version, role, ports, rack: &str| {
+        Body::Hello(generated::Hello { version, role, ports, rack: rack.to_owned() })
+    };
+    assert!(decode(hello(1, 1, vec![4433], "r1")).is_ok());
+    assert!(matches!(decode(hello(2, 1, vec![], "")), Err(DecodeError::Version(2))));
+    let one = encode_peer(peer(1));
+    let crowd = generated::Peers { peers: vec![one.clone(); PEERS_PER_FRAME_MAX + 1] };
+    let roaming = generated::Peer { addresses: vec!["10.0.0.1:1".to_owned(); 5], ..one.clone() };
+    let named = generated::Peer { addresses: vec!["example.org:80".to_owned()], ..one.clone() };
+    let nobody = generated::Peer { id: vec![1, 2, 3], ..one };
+    let signed = |payload: usize, signature: usize| {
+        let query = Some(encode_query(&Query::Image(Cid::of(b"image"))));
+        let root = generated::Signed { payload: vec![0; payload], signature: vec![0; signature] };
+        Body::Answer(generated::Answer { query, name: None, root: Some(root) })
+    };
+    let one_peer = |peer| Body::Peers(generated::Peers { peers: vec![peer] });
+    let refused = [
+        hello(1, 0, vec![], ""),
+        hello(1, 1, vec![0], ""),
+        hello(1, 1, vec![65_536], ""),
+        hello(1, 1, vec![1; 5], ""),
+        hello(1, 1, vec![], &"r".repeat(65)),
+        Body::Peers(crowd),
+        one_peer(roaming),
+        one_peer(named),
+        one_peer(nobody),
+        Body::Join(generated::Join { exchange: 0, list: vec![0; 31] }),
+        Body::Query(generated::Query { wanted: None }),
+        Body::Query(generated::Query { wanted: Some(generated::query::Wanted::Name("../x".into())) }),
+        signed(SIGNED_BYTES_MAX + 1, 64),
+        signed(1, 65),
+        Body::Trade(generated::Trade { exchange: 0, body: None }),
+    ];
+    for body in refused {
+        assert!(decode(body.clone()).is_err(), "{body:?}");
+    }
+    assert!(matches!(Frame::decode(&[]), Err(DecodeError::Empty)));
+    assert!(matches!(Frame::decode(&vec![0; FRAME_BYTES_MAX + 1]), Err(DecodeError::TooMany { .. })));
+}
+
+#[test]
+fn a_bulk_header_is_sixteen_bytes_and_its_spare_ones_are_zero() {
+    let header = BulkHeader { exchange: 1, piece: 0x0102_0304, encoding: 1, payload_bytes: 5 };
+    let bytes = header.to_bytes();
+    assert_eq!(bytes, [1, 0, 0, 0, 4, 3, 2, 1, 1, 0, 0, 0, 5, 0, 0, 0]);
+    assert_eq!(BulkHeader::from_bytes(&bytes).unwrap(), header);
+    let mut stray = bytes;
+    stray[10] = 1;
+    assert!(BulkHeader::from_bytes(&stray).is_err());
+}

@@ -1,0 +1,99 @@
+//! How a command reaches the seeder that already serves: one JSON line each way on a Unix socket in its directory.
+//!
+//! Only one process may write to a seeder's store. A `capture` that finds it serving asks it to do the capture, and
+//! the image is on offer at once. The socket lies in a directory that only its owner may enter.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+
+use crate::home::Home;
+use crate::publish::{CaptureRequest, Published};
+use crate::serve::Desk;
+
+/// Longest request or answer.
+const LINE_BYTES_MAX: u64 = 1 << 20;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot open the control socket {}", .path.display())]
+    Socket {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the running seeder broke off the conversation")]
+    BrokenOff(#[source] io::Error),
+    #[error("the running seeder cannot be understood (is it another version?)")]
+    Malformed(#[source] serde_json::Error),
+    /// What went wrong over there, in its words.
+    #[error("{0}")]
+    Refused(String),
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+enum Reply {
+    Captured(Published),
+    Failed(String),
+}
+
+/// Answers requests until the task is dropped.
+pub async fn answer_requests(home: &Home, desk: Arc<Desk>) -> Result<(), Error> {
+    let path = home.control_socket();
+    let failed = |source| Error::Socket { path: path.clone(), source };
+    // Left by a seeder that was killed; the lock says that none is running.
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&path).map_err(failed)?;
+    loop {
+        let (stream, _) = listener.accept().await.map_err(failed)?;
+        let desk = desk.clone();
+        tokio::spawn(async move {
+            if let Err(error) = answer(stream, desk).await {
+                tracing::warn!(%error, "a control request failed");
+            }
+        });
+    }
+}
+
+async fn answer(mut stream: UnixStream, desk: Arc<Desk>) -> Result<(), Error> {
+    let line = read_line(&mut stream).await?;
+    let reply = match serde_json::from_str::<CaptureRequest>(&line) {
+        Err(error) => Reply::Failed(format!("a malformed request: {error}")),
+        Ok(request) => match tokio::task::spawn_blocking(move || desk.capture(&request)).await {
+            Ok(Ok(published)) => Reply::Captured(published),
+            Ok(Err(error)) => Reply::Failed(format!("{:#}", anyhow::Error::from(error))),
+            Err(error) => Reply::Failed(error.to_string()),
+        },
+    };
+    write_line(&mut stream, &reply).await
+}
+
+/// Has the running seeder do a capture.
+pub async fn capture(home: &Home, request: &CaptureRequest) -> Result<Published, Error> {
+    let path = home.control_socket();
+    let mut stream = UnixStream::connect(&path).await.map_err(|source| Error::Socket { path, source })?;
+    write_line(&mut stream, request).await?;
+    match serde_json::from_str(&read_line(&mut stream).await?).map_err(Error::Malformed)? {
+        Reply::Captured(published) => Ok(published),
+        Reply::Failed(why) => Err(Error::Refused(why)),
+    }
+}
+
+async fn write_line(stream: &mut UnixStream, value: &impl Serialize) -> Result<(), Error> {
+    let mut line = serde_json::to_vec(value).map_err(Error::Malformed)?;
+    line.push(b'\n');
+    stream.write_all(&line).await.map_err(Error::BrokenOff)
+}
+
+async fn read_line(stream: &mut UnixStream) -> Result<String, Error> {
+    let mut line = String::new();
+    BufReader::new(stream.take(LINE_BYTES_MAX)).read_line(&mut line).await.map_err(Error::BrokenOff)?;
+    if line.ends_with('\n') { Ok(line) } else { Err(Error::BrokenOff(io::ErrorKind::UnexpectedEof.into())) }
+}

@@ -1,0 +1,107 @@
+//! From a tree to a published image: capture, sync, sign, catalog.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+use shoal_node::manifest::{self, load_manifest};
+use shoal_node::store::{self, Store};
+use shoal_node::tree::capture::{CaptureError, CaptureOptions, CaptureReport, Captured, capture};
+use shoal_node::tree::exclude::{Excludes, PatternError};
+use shoal_proto::image::{ImageName, NameRecord};
+use shoal_proto::signing::Signed;
+
+use crate::catalog::{self, Catalog, Facts, Image};
+use crate::home::Home;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Capture(#[from] CaptureError),
+    #[error(transparent)]
+    Pattern(#[from] PatternError),
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    #[error(transparent)]
+    Catalog(#[from] catalog::Error),
+    #[error("the image that {name} was cannot be read")]
+    Parent {
+        name: ImageName,
+        #[source]
+        source: manifest::Error,
+    },
+}
+
+/// What a capture did, as `--json` prints it. Sizes in bytes, times in seconds.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Published {
+    pub name: String,
+    #[serde(flatten)]
+    pub report: CaptureReport,
+}
+
+/// What to capture. Travels to the running seeder as JSON: a source that is no UTF-8 is refused there.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CaptureRequest {
+    /// Absolute.
+    pub source: PathBuf,
+    #[serde(with = "name_as_text")]
+    pub name: ImageName,
+    /// Patterns in rsync's language, first match counts.
+    pub excludes: Vec<String>,
+}
+
+mod name_as_text {
+    use serde::{Deserialize, Deserializer, Serializer};
+    use shoal_proto::image::ImageName;
+
+    pub(super) fn serialize<S: Serializer>(name: &ImageName, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(name.as_str())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ImageName, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// Captures a tree and publishes it. Nothing is published unless everything was read and is synced. The image that
+/// had the name is the parent: what it lacks is laid in blocks of its own.
+pub fn publish(
+    home: &Home,
+    store: &Store,
+    catalog: &mut Catalog,
+    request: &CaptureRequest,
+) -> Result<Published, Error> {
+    let name = &request.name;
+    let parent = match catalog.find(name) {
+        Ok(image) => {
+            let failed = |source| Error::Parent { name: name.clone(), source };
+            Some(Arc::new(load_manifest(store, &image.root).map_err(failed)?))
+        }
+        Err(_) => None,
+    };
+    let excludes = Excludes::new(&request.excludes)?;
+    let options = CaptureOptions { excludes, parent, ..CaptureOptions::default() };
+    let Captured { root, report, .. } = capture(&request.source, &options, store, &())?;
+    store.sync()?;
+    let record = NameRecord { name: name.clone(), image: root.image_id() };
+    catalog.publish(Image {
+        signed_name: Signed::sign(&record, &home.publisher),
+        signed_root: Signed::sign(&root, &home.publisher),
+        name: record,
+        root,
+        facts: Facts {
+            source: request.source.display().to_string(),
+            captured_at_s: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+            entries: report.entries,
+            chunks: report.chunks,
+            blocks: report.blocks,
+            raw_bytes: report.raw_bytes,
+            compressed_bytes: report.compressed_bytes,
+            manifest_bytes: report.manifest_bytes,
+        },
+    })?;
+    tracing::info!(%name, image = report.image, "published");
+    Ok(Published { name: name.to_string(), report })
+}

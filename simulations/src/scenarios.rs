@@ -1,0 +1,132 @@
+//! What is promised: each scenario is a file that says who takes part, what goes wrong and what must hold.
+
+mod churn;
+mod flash_crowd;
+mod late_joiners;
+mod seeder_lost;
+mod stragglers;
+
+use std::time::Duration;
+
+use rand_chacha::ChaCha8Rng;
+use shoal_proto::exchange::Role;
+
+use crate::report::Report;
+
+pub(crate) const ALL: &[&Scenario] = &[
+    &flash_crowd::SCENARIO,
+    &late_joiners::SCENARIO,
+    &stragglers::SCENARIO,
+    &churn::SCENARIO,
+    &seeder_lost::SCENARIO,
+];
+
+pub(crate) fn find(name: &str) -> Option<&'static Scenario> {
+    ALL.iter().copied().find(|scenario| scenario.name == name)
+}
+
+/// Nodes, without the seeders, and pieces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Size {
+    pub(crate) nodes: usize,
+    pub(crate) pieces: usize,
+}
+
+pub(crate) struct Scenario {
+    pub(crate) name: &'static str,
+    /// In one line.
+    pub(crate) promise: &'static str,
+    /// Uplink of a seeder, in uplinks of a node.
+    pub(crate) seeder_rate: f64,
+    pub(crate) plan: fn(&Stage, &mut ChaCha8Rng) -> Vec<Member>,
+    /// The figures that hold at the committed sizes, for every seed.
+    pub(crate) thresholds: &'static [Threshold],
+}
+
+/// What a scenario knows when it plans.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stage {
+    pub(crate) size: Size,
+    /// Time of one piece over a node's link.
+    pub(crate) block_time: Duration,
+    /// Uplink of the seeder, in uplinks of a node.
+    pub(crate) seeder_rate: f64,
+}
+
+/// One host of a plan. Members are linked at random when they join.
+#[derive(Clone, Debug)]
+pub(crate) struct Member {
+    pub(crate) role: Role,
+    /// Uplink and downlink, in those of a usual node.
+    pub(crate) up: f64,
+    pub(crate) down: f64,
+    pub(crate) joins: Duration,
+    pub(crate) dies: Death,
+    /// The least time in which it could have everything after it joined.
+    pub(crate) bound: Duration,
+    /// Whether its finish counts for `last_over_bound`.
+    pub(crate) measured: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Death {
+    Never,
+    At(Duration),
+    /// A seeder, as soon as every piece was shown by a neighbour.
+    OnceReplicated,
+}
+
+/// Most that the figures may come to at one size.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Threshold {
+    pub(crate) size: Size,
+    pub(crate) last_over_bound: f64,
+    pub(crate) seeder_copies: f64,
+    pub(crate) duplicate_ratio: f64,
+    pub(crate) control_per_piece: f64,
+}
+
+impl Stage {
+    /// No schedule is faster: pieces leave the seeder one after the other, and the last one must then double its
+    /// holders until all have it. A faster seeder leaves each node's own downlink as the bound.
+    pub(crate) fn bound(&self) -> Duration {
+        let doublings = if self.seeder_rate > 1.0 { 0 } else { self.size.nodes.ilog2() };
+        let pieces = u32::try_from(self.size.pieces).expect("bounded by the command line");
+        self.block_time * (pieces + doublings)
+    }
+
+    pub(crate) fn seeder(&self) -> Member {
+        Member {
+            role: Role::Seeder,
+            up: self.seeder_rate,
+            down: self.seeder_rate,
+            joins: Duration::ZERO,
+            dies: Death::Never,
+            bound: self.bound(),
+            measured: false,
+        }
+    }
+
+    pub(crate) fn node(&self) -> Member {
+        Member { role: Role::Node, up: 1.0, down: 1.0, measured: true, ..self.seeder() }
+    }
+}
+
+impl Scenario {
+    /// The promises that a report breaks; none at a size without committed figures.
+    pub(crate) fn broken(&self, size: Size, report: &Report) -> Vec<String> {
+        let Some(most) = self.thresholds.iter().find(|threshold| threshold.size == size) else {
+            return Vec::new();
+        };
+        [
+            ("last_over_bound", report.last_over_bound, most.last_over_bound),
+            ("seeder_copies", report.seeder_copies, most.seeder_copies),
+            ("duplicate_ratio", report.duplicate_ratio, most.duplicate_ratio),
+            ("control_per_piece", report.control_per_piece, most.control_per_piece),
+        ]
+        .into_iter()
+        .filter(|(_, value, most)| value > most)
+        .map(|(name, value, most)| format!("{name} is {value}, at most {most} is promised"))
+        .collect()
+    }
+}

@@ -1,0 +1,26 @@
+//! One node in twenty dies at a random time, some with the only copy of a piece; all survivors finish.
+
+use rand::Rng;
+
+use super::{Death, Member, Scenario, Size, Threshold};
+
+pub(crate) const SCENARIO: Scenario = Scenario {
+    name: "churn",
+    promise: "5 % die at random times; every survivor finishes, near the bound",
+    seeder_rate: 1.0,
+    plan: |stage, rng| {
+        let mut members = vec![stage.seeder()];
+        for node in 0..stage.size.nodes {
+            let dies = Death::At(stage.bound() * rng.random_range(0..1000) / 1000);
+            members.push(if node % 20 == 19 { Member { dies, ..stage.node() } } else { stage.node() });
+        }
+        members
+    },
+    thresholds: &[Threshold {
+        size: Size { nodes: 200, pieces: 200 },
+        last_over_bound: 1.25,
+        seeder_copies: 1.02,
+        duplicate_ratio: 0.005,
+        control_per_piece: 45.0,
+    }],
+};

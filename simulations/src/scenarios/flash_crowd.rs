@@ -1,0 +1,37 @@
+//! Everyone wants everything at once from one seeder that is no faster than a node.
+
+use super::{Scenario, Size, Threshold};
+
+pub(crate) const SCENARIO: Scenario = Scenario {
+    name: "flash-crowd",
+    promise: "all nodes start together; the last is near the bound, the seeder sends one copy",
+    seeder_rate: 1.0,
+    plan: |stage, _| {
+        let mut members = vec![stage.seeder()];
+        members.resize(1 + stage.size.nodes, stage.node());
+        members
+    },
+    thresholds: &[
+        Threshold {
+            size: Size { nodes: 200, pieces: 200 },
+            last_over_bound: 1.10,
+            seeder_copies: 1.005,
+            duplicate_ratio: 0.0005,
+            control_per_piece: 45.0,
+        },
+        Threshold {
+            size: Size { nodes: 1000, pieces: 500 },
+            last_over_bound: 1.06,
+            seeder_copies: 1.005,
+            duplicate_ratio: 0.0005,
+            control_per_piece: 45.0,
+        },
+        Threshold {
+            size: Size { nodes: 1000, pieces: 2000 },
+            last_over_bound: 1.02,
+            seeder_copies: 1.005,
+            duplicate_ratio: 0.0005,
+            control_per_piece: 45.0,
+        },
+    ],
+};

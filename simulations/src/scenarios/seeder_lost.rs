@@ -1,0 +1,21 @@
+//! A seeder ten times as fast as a node dies as soon as it sees every piece at a neighbour; all nodes finish.
+
+use super::{Death, Member, Scenario, Size, Threshold};
+
+pub(crate) const SCENARIO: Scenario = Scenario {
+    name: "seeder-lost",
+    promise: "the seeder dies once every piece is seen elsewhere; every node finishes, near the bound",
+    seeder_rate: 10.0,
+    plan: |stage, _| {
+        let mut members = vec![Member { dies: Death::OnceReplicated, ..stage.seeder() }];
+        members.resize(1 + stage.size.nodes, stage.node());
+        members
+    },
+    thresholds: &[Threshold {
+        size: Size { nodes: 200, pieces: 200 },
+        last_over_bound: 1.20,
+        seeder_copies: 1.05,
+        duplicate_ratio: 0.005,
+        control_per_piece: 45.0,
+    }],
+};

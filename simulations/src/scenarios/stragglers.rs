@@ -1,0 +1,24 @@
+//! One node in twenty has a tenth of the rate, both ways; the healthy nodes are measured.
+
+use super::{Member, Scenario, Size, Threshold};
+
+pub(crate) const SCENARIO: Scenario = Scenario {
+    name: "stragglers",
+    promise: "5 % at a tenth of the rate both ways; the healthy nodes hardly notice",
+    seeder_rate: 1.0,
+    plan: |stage, _| {
+        let mut members = vec![stage.seeder()];
+        let slow = Member { up: 0.1, down: 0.1, bound: stage.bound() * 10, measured: false, ..stage.node() };
+        for node in 0..stage.size.nodes {
+            members.push(if node % 20 == 19 { slow.clone() } else { stage.node() });
+        }
+        members
+    },
+    thresholds: &[Threshold {
+        size: Size { nodes: 200, pieces: 200 },
+        last_over_bound: 1.20,
+        seeder_copies: 1.05,
+        duplicate_ratio: 0.005,
+        control_per_piece: 60.0,
+    }],
+};

@@ -1,0 +1,152 @@
+//! A seeder and nodes, each with folders of its own.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::binaries::binary;
+use crate::process::{Finished, Process};
+use crate::tree::make_removable;
+
+/// An image server's data folder, and the commands that work on it.
+#[derive(Debug)]
+pub struct Publisher {
+    data: TempDir,
+}
+
+/// A seeder that listens. Killed when dropped.
+#[derive(Debug)]
+pub struct Server {
+    pub process: Process,
+    /// What a node needs to join; names no image.
+    pub ticket: String,
+    /// Its peer id.
+    pub peer: String,
+}
+
+impl Default for Publisher {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Publisher {
+    pub fn new() -> Self {
+        Self { data: temporary_folder() }
+    }
+
+    /// A `shoal-seeder` command on this data folder.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(binary("shoal-seeder"));
+        command.arg("--data").arg(self.data.path()).args(arguments);
+        command
+    }
+
+    /// Runs a command to its end.
+    pub fn run(&self, arguments: &[&str]) -> Finished {
+        Process::start(self.command(arguments)).finish()
+    }
+
+    /// Captures a tree and returns the report.
+    pub fn capture(&self, source: &Path, name: &str) -> Value {
+        let source = source.to_str().expect("test folders have plain names");
+        json(&self.run(&["capture", source, name, "--json"]).expect_success().stdout.concat())
+    }
+
+    /// Starts to seed on a free port.
+    pub fn serve(&self, arguments: &[&str]) -> Server {
+        let fixed = ["serve", "--listen", "127.0.0.1:0", "--json", "-v"];
+        let process = Process::start(self.command(&[&fixed, arguments].concat()));
+        let listening = json(&process.stdout_line(|line| line.contains("\"listening\"")));
+        Server { ticket: text(&listening, "ticket"), peer: text(&listening, "peer"), process }
+    }
+}
+
+/// A machine: a target folder, and state beside it that outlives its processes.
+#[derive(Debug)]
+pub struct Node {
+    folder: TempDir,
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        make_removable(self.folder.path());
+    }
+}
+
+/// An install on its way, or serving once it is done. Killed when dropped.
+#[derive(Debug)]
+pub struct Installing {
+    pub process: Process,
+}
+
+impl Default for Node {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Node {
+    pub fn new() -> Self {
+        let node = Self { folder: temporary_folder() };
+        std::fs::create_dir(node.target()).expect("the folder is new");
+        node
+    }
+
+    /// Where the image goes.
+    pub fn target(&self) -> PathBuf {
+        self.folder.path().join("target")
+    }
+
+    /// Where its blocks rest.
+    pub fn store(&self) -> PathBuf {
+        self.folder.path().join("store")
+    }
+
+    /// A `shoal-node` command with this node's state.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(binary("shoal-node"));
+        command.args(arguments).arg("--data").arg(self.folder.path().join("data"));
+        command
+    }
+
+    /// An install into this node's target, with its store.
+    pub fn install_command(&self, ticket: &str, arguments: &[&str]) -> Command {
+        let mut command = self.command(&["install", ticket, "--listen", "127.0.0.1:0", "--json"]);
+        command.arg("--target").arg(self.target()).arg("--store").arg(self.store()).args(arguments);
+        command
+    }
+
+    /// Begins to install `image`, and goes on serving it until it is dropped.
+    pub fn install(&self, ticket: &str, image: &str) -> Installing {
+        let arguments = ["--image", image, "--seed-for", "1h", "-v"];
+        Installing { process: Process::start(self.install_command(ticket, &arguments)) }
+    }
+}
+
+impl Installing {
+    /// Waits until the tree is complete, and returns the report.
+    pub fn report(&self) -> Value {
+        json(&self.process.stdout_line(|line| line.starts_with('{')))
+    }
+}
+
+/// A count or a size of a report.
+pub fn number(report: &Value, field: &str) -> u64 {
+    report[field].as_u64().unwrap_or_else(|| panic!("{field} is no number in {report}"))
+}
+
+/// A text of a report.
+pub fn text(report: &Value, field: &str) -> String {
+    report[field].as_str().unwrap_or_else(|| panic!("{field} is no text in {report}")).to_owned()
+}
+
+fn json(line: &str) -> Value {
+    serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line}"))
+}
+
+fn temporary_folder() -> TempDir {
+    tempfile::tempdir().expect("a temporary folder can be made")
+}
