@@ -13,15 +13,18 @@ mod snapshot;
 use std::fs::{self, File};
 use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use blocks::Blocks;
 use fixture::{Scratch, is_root, make_tree, noise, set_time, set_xattr};
 use rustix::fs::Mode;
 use shoal_node::block::EncodedBlock;
 use shoal_node::tree::apply::{Apply, ApplyError, ApplyOptions};
-use shoal_node::tree::capture::{BlockSink, BlockSinkError, CaptureError, CaptureOptions, Captured, capture};
+use shoal_node::tree::capture::{
+    BlockSink, BlockSinkError, CaptureError, CaptureOptions, CaptureProgress, Captured, capture,
+};
 use shoal_node::tree::exclude::Excludes;
 use shoal_node::tree::verify::{DriftKind, VerifyMode, verify};
 use shoal_proto::cid::{ChunkId, Cid};
@@ -372,4 +375,96 @@ fn a_target_without_room_is_refused_with_need_and_have() {
     let text = error.to_string();
     assert!(text.starts_with(&format!("{} needs {need} bytes and has ", target.display())), "{text}");
     assert_eq!(fs::read_dir(&target).unwrap().count(), 0, "nothing was made");
+}
+
+/// Appends to a file each time that some of it was read, so many times.
+struct Appender {
+    file: PathBuf,
+    left: AtomicU32,
+}
+
+impl CaptureProgress for Appender {
+    fn read(&self, _: u64) {
+        let again = |left: u32| left.checked_sub(1);
+        if self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, again).is_ok() {
+            let mut file = File::options().append(true).open(&self.file).expect("it was just read");
+            file.write_all(b"more").expect("a few bytes fit");
+        }
+    }
+}
+
+#[test]
+fn a_file_that_changes_while_it_is_read_is_read_again_and_then_named() {
+    let scratch = Scratch::new();
+    let source = scratch.dir("source");
+    let file = source.join("log");
+    fs::write(&file, noise("log", 3_000_000)).unwrap();
+    let appender = |left| Appender { file: file.clone(), left: AtomicU32::new(left) };
+
+    let blocks = Blocks::default();
+    let captured = capture(&source, &options(2), &blocks, &appender(2)).unwrap();
+    let target = scratch.dir("target");
+    blocks.apply(&blocks.manifest(&captured.root), &target).unwrap();
+    assert_eq!(snapshot(&target), snapshot(&source));
+
+    let error = capture(&source, &options(2), &Blocks::default(), &appender(u32::MAX)).unwrap_err();
+    assert_eq!(error.to_string(), "cannot read log: changed each time it was read");
+}
+
+/// Takes paths away between the scan and the reading.
+struct Thief(Vec<PathBuf>);
+
+impl CaptureProgress for Thief {
+    fn scanned(&self, _: u64, _: u64) {
+        for path in &self.0 {
+            let _ = fs::remove_file(path).or_else(|_| fs::remove_dir_all(path));
+        }
+    }
+}
+
+#[test]
+fn what_vanishes_is_left_out_and_counted_unless_another_name_of_it_stays() {
+    let scratch = Scratch::new();
+    let source = scratch.dir("source");
+    fs::create_dir_all(source.join("dir/below")).unwrap();
+    for file in ["file", "stays", "dir/f", "dir/below/f"] {
+        fs::write(source.join(file), file).unwrap();
+    }
+    let thief = Thief(vec![source.join("file"), source.join("dir")]);
+    let captured = capture(&source, &options(2), &Blocks::default(), &thief).unwrap();
+    let paths: Vec<String> = captured.manifest.entries().map(|entry| entry.path().to_string()).collect();
+    assert_eq!(paths, [".", "stays"]);
+    assert!(captured.report.vanished >= 2, "{:?}", captured.report);
+
+    fs::hard_link(source.join("stays"), source.join("stays too")).unwrap();
+    let thief = Thief(vec![source.join("stays")]);
+    let error = capture(&source, &options(2), &Blocks::default(), &thief).unwrap_err();
+    assert_eq!(error.to_string(), "cannot read stays too: its first name vanished while it was captured");
+}
+
+#[test]
+fn a_link_planted_in_the_target_leads_nowhere() {
+    let scratch = Scratch::new();
+    let (source, target, outside) = (scratch.dir("source"), scratch.dir("target"), scratch.dir("outside"));
+    for dir in ["a", "b", "c"] {
+        fs::create_dir(source.join(dir)).unwrap();
+        fs::write(source.join(dir).join("file"), noise(dir, 100)).unwrap();
+        symlink("x", source.join(dir).join("link")).unwrap();
+    }
+    let blocks = Blocks::default();
+    let manifest = blocks.manifest(&capture(&source, &options(1), &blocks, &()).unwrap().root);
+    let apply = Apply::create(Arc::clone(&manifest), &target, ApplyOptions::default()).unwrap();
+    for dir in ["a", "b", "c"] {
+        fs::rename(target.join(dir), target.join(dir).with_extension("moved")).unwrap();
+        symlink(&outside, target.join(dir)).unwrap();
+    }
+    let index = manifest.content().index(0).unwrap();
+    let written = apply.write_piece(index, &blocks.raw(manifest.content().piece(index).cid));
+    assert!(matches!(written, Err(ApplyError::Make { .. })), "{written:?}");
+    assert!(apply.finish().is_err());
+    assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
+    let drift = verify(&manifest, &target, VerifyMode::Full).unwrap().drift;
+    let of_a: Vec<_> = drift.iter().filter(|drift| drift.path.to_string().starts_with("a")).collect();
+    assert_eq!(of_a[0].kinds, [DriftKind::Type]);
+    assert_eq!(of_a.len(), 4, "{of_a:?}");
 }
