@@ -21,7 +21,7 @@ use blocks::Blocks;
 use fixture::{Scratch, is_root, make_tree, noise, set_time, set_xattr};
 use rustix::fs::Mode;
 use shoal_node::block::EncodedBlock;
-use shoal_node::tree::apply::{Apply, ApplyError, ApplyOptions};
+use shoal_node::tree::apply::{Apply, ApplyError, ApplyOptions, Aspect};
 use shoal_node::tree::capture::{
     BlockSink, BlockSinkError, CaptureError, CaptureOptions, CaptureProgress, Captured, capture,
 };
@@ -467,4 +467,26 @@ fn a_link_planted_in_the_target_leads_nowhere() {
     let of_a: Vec<_> = drift.iter().filter(|drift| drift.path.to_string().starts_with("a")).collect();
     assert_eq!(of_a[0].kinds, [DriftKind::Type]);
     assert_eq!(of_a.len(), 4, "{of_a:?}");
+}
+
+/// A directory that its owner may not enter must be finished after what is in it.
+#[test]
+fn an_ordinary_user_applies_closed_directories() {
+    if is_root() {
+        return eprintln!("skipped: needs an ordinary user");
+    }
+    let mut tree = TreeBuilder::default();
+    let attributes = |mode| Attributes::new(mode, 0, 0, InodeFlags::NONE, vec![]).unwrap();
+    tree.push_root(attributes(0o755), Mtime::default()).unwrap();
+    tree.push(0, b"closed", attributes(0), Mtime::default(), Kind::Directory).unwrap();
+    tree.push(0, b"inner", attributes(0), Mtime::default(), Kind::Directory).unwrap();
+    tree.push(0, b"null", attributes(0o600), Mtime::default(), Kind::CharDevice { major: 1, minor: 3 })
+        .unwrap();
+    let manifest = Manifest::assemble(tree.finish(), &Layout::new(1 << 20, None).finish(), &[]).unwrap();
+    let scratch = Scratch::new();
+    let target = scratch.dir("target");
+    let report = Blocks::default().apply(&Arc::new(manifest), &target).unwrap();
+    assert_eq!(fs::metadata(target.join("closed")).unwrap().mode() & 0o7777, 0);
+    let losses: Vec<_> = report.losses.counts.into_iter().collect();
+    assert_eq!(losses, [(Aspect::Owner, 3), (Aspect::Device, 1)]);
 }
