@@ -480,7 +480,7 @@ fn an_ordinary_user_applies_closed_directories() {
     tree.push_root(attributes(0o755), Mtime::default()).unwrap();
     tree.push(0, b"closed", attributes(0), Mtime::default(), Kind::Directory).unwrap();
     tree.push(0, b"inner", attributes(0), Mtime::default(), Kind::Directory).unwrap();
-    tree.push(0, b"null", attributes(0o600), Mtime::default(), Kind::CharDevice { major: 1, minor: 3 })
+    tree.push(1, b"null", attributes(0o600), Mtime::default(), Kind::CharDevice { major: 1, minor: 3 })
         .unwrap();
     let manifest = Manifest::assemble(tree.finish(), &Layout::new(1 << 20, None).finish(), &[]).unwrap();
     let scratch = Scratch::new();
