@@ -1,19 +1,30 @@
-//! Capture → apply → compare, over a tree with one of every kind, by a comparer that shares no code with either.
+//! Capture → apply → compare, over a tree with one of every kind.
 
-use std::collections::{BTreeMap, HashMap};
-use std::ffi::{OsStr, OsString};
+#[cfg(test)]
+#[path = "tree/blocks.rs"]
+mod blocks;
+#[cfg(test)]
+#[path = "tree/fixture.rs"]
+mod fixture;
+#[cfg(test)]
+#[path = "tree/snapshot.rs"]
+mod snapshot;
+
 use std::fs::{self, File};
 use std::io::{Seek, SeekFrom, Write};
-use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
-use rustix::fs::{AtFlags, CWD, FileType, IFlags, Mode, Timespec, Timestamps, XattrFlags};
+use blocks::Blocks;
+use fixture::{Scratch, is_root, make_tree, noise, set_time, set_xattr};
+use rustix::fs::Mode;
 use shoal_node::block::EncodedBlock;
-use shoal_node::tree::apply::{Apply, ApplyError, ApplyOptions, ApplyReport};
-use shoal_node::tree::capture::{BlockSink, BlockSinkError, CaptureError, CaptureOptions, Captured, capture};
+use shoal_node::tree::apply::{Apply, ApplyError, ApplyOptions, Aspect};
+use shoal_node::tree::capture::{
+    BlockSink, BlockSinkError, CaptureError, CaptureOptions, CaptureProgress, Captured, capture,
+};
 use shoal_node::tree::exclude::Excludes;
 use shoal_node::tree::verify::{DriftKind, VerifyMode, verify};
 use shoal_proto::cid::{ChunkId, Cid};
@@ -21,326 +32,7 @@ use shoal_proto::image::entry::{Attributes, Content, InodeFlags, Kind, Mtime, Se
 use shoal_proto::image::layout::Layout;
 use shoal_proto::image::manifest::Manifest;
 use shoal_proto::image::tree::TreeBuilder;
-use shoal_proto::image::{ManifestDecoder, RootRecord};
-
-/// Blocks in memory.
-#[derive(Default)]
-struct Blocks(Mutex<HashMap<Cid, EncodedBlock>>);
-
-impl BlockSink for Blocks {
-    fn put(&self, block: &EncodedBlock) -> Result<(), BlockSinkError> {
-        self.0.lock().unwrap().insert(block.cid, block.clone());
-        Ok(())
-    }
-}
-
-impl Blocks {
-    fn raw(&self, cid: Cid) -> Vec<u8> {
-        self.0.lock().unwrap()[&cid].decode().unwrap()
-    }
-
-    /// As a node reads it: from its blocks.
-    fn manifest(&self, root: &RootRecord) -> Arc<Manifest> {
-        let mut decoder = ManifestDecoder::new(root);
-        for index in root.manifest().indexes() {
-            decoder.push(&self.raw(root.manifest().piece(index).cid)).unwrap();
-        }
-        Arc::new(decoder.finish().unwrap())
-    }
-
-    fn apply(&self, manifest: &Arc<Manifest>, target: &Path) -> Result<ApplyReport, ApplyError> {
-        let apply = Apply::create(Arc::clone(manifest), target, ApplyOptions::default())?;
-        // The last piece first, by two threads, and each piece twice.
-        std::thread::scope(|scope| {
-            for _ in 0..2 {
-                scope.spawn(|| {
-                    for index in manifest.content().indexes().rev() {
-                        apply.write_piece(index, &self.raw(manifest.content().piece(index).cid)).unwrap();
-                    }
-                });
-            }
-        });
-        apply.finish()
-    }
-}
-
-fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
-}
-
-fn noise(name: &str, bytes: usize) -> Vec<u8> {
-    let mut out = vec![0; bytes];
-    blake3::Hasher::new().update(name.as_bytes()).finalize_xof().fill(&mut out);
-    out
-}
-
-fn name(bytes: &[u8]) -> OsString {
-    OsString::from_vec(bytes.to_vec())
-}
-
-fn set_time(path: &Path, seconds: i64, nanoseconds: i64) {
-    let time = Timespec { tv_sec: seconds, tv_nsec: nanoseconds };
-    let times = Timestamps { last_access: time, last_modification: time };
-    rustix::fs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).unwrap();
-}
-
-fn set_xattr(path: &Path, name: &[u8], value: &[u8]) -> bool {
-    match rustix::fs::lsetxattr(path, name, value, XattrFlags::empty()) {
-        Ok(()) => true,
-        Err(error) => {
-            eprintln!("skipped: {} on {}: {error}", name.escape_ascii(), path.display());
-            false
-        }
-    }
-}
-
-/// An ACL of version 2: owner rwx, user 1234 rwx, group r-x, mask r-x, others nothing.
-fn acl() -> Vec<u8> {
-    let mut bytes = 2_u32.to_le_bytes().to_vec();
-    for (tag, permissions, id) in
-        [(1_u16, 7_u16, u32::MAX), (2, 7, 1234), (4, 5, u32::MAX), (16, 5, u32::MAX), (32, 0, u32::MAX)]
-    {
-        bytes.extend(tag.to_le_bytes());
-        bytes.extend(permissions.to_le_bytes());
-        bytes.extend(id.to_le_bytes());
-    }
-    bytes
-}
-
-/// One of every kind.
-fn make_tree(top: &Path) {
-    let file = |path: &str, bytes: &[u8]| fs::write(top.join(path), bytes).unwrap();
-    for dir in ["a", "a/b", "a-", "links", "empty", "closed", "sgid", "acl"] {
-        fs::create_dir(top.join(dir)).unwrap();
-    }
-    file("zero", b"");
-    file("one", b"1");
-    file("a/min", &noise("min", 16 << 10));
-    file("a/min+1", &noise("min+1", (16 << 10) + 1));
-    file("a/b/large", &noise("large", 5_000_001));
-    file("a/b/large twin", &noise("large", 5_000_001));
-    file("a/b/zeros", &vec![0; 3_000_000]);
-    file("a-/x", b"sorts after what is in a");
-    for odd in [
-        &b"\xff\xfe"[..],
-        b"new\nline",
-        &[b'n'; 255],
-        "é".as_bytes(),
-        "e\u{301}".as_bytes(),
-        b"-",
-        b" ",
-        b"\\",
-    ] {
-        fs::write(top.join("a").join(name(odd)), odd).unwrap();
-    }
-
-    let mut sparse = File::create(top.join("sparse")).unwrap();
-    sparse.seek(SeekFrom::Start(1 << 20)).unwrap();
-    sparse.write_all(&noise("sparse", 300_000)).unwrap();
-    sparse.set_len(5 << 30).unwrap();
-    File::create(top.join("hole")).unwrap().set_len(1 << 33).unwrap();
-
-    symlink("one", top.join("links/relative")).unwrap();
-    symlink("/nowhere/../x", top.join("links/dangling")).unwrap();
-    symlink(name(b"\xfe\n"), top.join("links/odd")).unwrap();
-    symlink(OsStr::new(&"t".repeat(4095)), top.join("links/long")).unwrap();
-    symlink("../a", top.join("links/to-directory")).unwrap();
-    fs::hard_link(top.join("one"), top.join("links/one")).unwrap();
-    fs::hard_link(top.join("one"), top.join("zz-one")).unwrap();
-    fs::hard_link(top.join("a/b/large"), top.join("a-/large")).unwrap();
-    fs::hard_link(top.join("links/odd"), top.join("a/odd-link")).unwrap();
-    rustix::fs::mknodat(CWD, top.join("fifo"), FileType::Fifo, Mode::RWXU, 0).unwrap();
-    fs::hard_link(top.join("fifo"), top.join("zz-fifo")).unwrap();
-    drop(UnixListener::bind(top.join("socket")).unwrap());
-
-    set_xattr(&top.join("one"), b"user.odd \xff\n", b"\0\x01value");
-    set_xattr(&top.join("a"), b"user.large", &noise("xattr", 3000));
-    set_xattr(&top.join("acl"), b"system.posix_acl_default", &acl());
-    file("acl/without", b"");
-    let _ = rustix::fs::lremovexattr(top.join("acl/without"), "system.posix_acl_access");
-    set_xattr(&top.join("a/min"), b"system.posix_acl_access", &acl());
-    if is_root() {
-        make_what_needs_root(top);
-    } else {
-        eprintln!("skipped: needs root: owners, devices, capabilities, flags, trusted attributes");
-    }
-    for (path, mode) in
-        [("one", 0o4751), ("a/min+1", 0o0), ("sgid", 0o2775), ("closed", 0o555), ("empty", 0o1777)]
-    {
-        fs::set_permissions(top.join(path), fs::Permissions::from_mode(mode)).unwrap();
-    }
-    for (path, seconds, nanoseconds) in [
-        ("zero", -86_401, 999_999_999),
-        ("one", 4_000_000_000, 1),
-        ("links/dangling", 5, 6),
-        ("fifo", 7, 8),
-        ("a/b", 9, 10),
-        ("closed", 11, 12),
-        (".", 13, 14),
-    ] {
-        set_time(&top.join(path), seconds, nanoseconds);
-    }
-    if is_root() {
-        lock(top);
-    }
-}
-
-/// Last of all: nothing can be changed after it.
-fn lock(top: &Path) {
-    for (path, flags) in [
-        ("a/b/large", IFlags::IMMUTABLE),
-        ("a-/x", IFlags::APPEND | IFlags::NODUMP),
-        ("empty", IFlags::NOATIME),
-        ("sgid", IFlags::IMMUTABLE),
-    ] {
-        add_flags(&top.join(path), flags);
-    }
-}
-
-fn make_what_needs_root(top: &Path) {
-    for (path, kind, device) in [
-        ("null", FileType::CharacterDevice, rustix::fs::makedev(1, 3)),
-        ("disk", FileType::BlockDevice, rustix::fs::makedev(259, 70_000)),
-        ("whiteout", FileType::CharacterDevice, 0),
-    ] {
-        rustix::fs::mknodat(CWD, top.join(path), kind, Mode::RUSR, device).unwrap();
-    }
-    fs::hard_link(top.join("null"), top.join("zz-null")).unwrap();
-    set_xattr(&top.join("null"), b"trusted.x", b"y");
-    set_xattr(&top.join("links/odd"), b"trusted.on.link", b"y");
-    for (path, uid, gid) in
-        [("a/min", 65_535, 65_534), ("links/odd", 4_294_967_294, 1), ("sgid", 0, 50), ("fifo", 3, 4)]
-    {
-        std::os::unix::fs::lchown(top.join(path), Some(uid), Some(gid)).unwrap();
-    }
-    let capability = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-    set_xattr(&top.join("a/b/large twin"), b"security.capability", &capability);
-    set_xattr(&top.join("a-/x"), b"security.selinux", b"system_u:object_r:bin_t:s0\0");
-}
-
-fn add_flags(path: &Path, flags: IFlags) {
-    let file = File::open(path).unwrap();
-    let set =
-        rustix::fs::ioctl_getflags(&file).and_then(|old| rustix::fs::ioctl_setflags(&file, old | flags));
-    if let Err(error) = set {
-        eprintln!("skipped: flags of {}: {error}", path.display());
-    }
-}
-
-/// A temporary directory that can be removed whatever was made in it.
-struct Scratch(tempfile::TempDir);
-
-impl Scratch {
-    fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
-    }
-
-    fn dir(&self, name: &str) -> PathBuf {
-        let path = self.0.path().join(name);
-        let _ = fs::create_dir(&path);
-        path
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        fn unlock(path: &Path) {
-            let Ok(metadata) = fs::symlink_metadata(path) else { return };
-            if metadata.is_dir() || metadata.is_file() {
-                if metadata.is_dir() {
-                    let _ = fs::set_permissions(path, fs::Permissions::from_mode(0o700));
-                }
-                let locks = IFlags::IMMUTABLE | IFlags::APPEND;
-                if let Ok(file) = File::open(path)
-                    && let Ok(flags) = rustix::fs::ioctl_getflags(&file)
-                    && flags.intersects(locks)
-                {
-                    let _ = rustix::fs::ioctl_setflags(&file, flags - locks);
-                    let _ = fs::set_permissions(path, fs::Permissions::from_mode(0o700));
-                }
-            }
-            if metadata.is_dir() {
-                for entry in fs::read_dir(path).into_iter().flatten().flatten() {
-                    unlock(&entry.path());
-                }
-            }
-        }
-        unlock(self.0.path());
-    }
-}
-
-/// Every path with all that should come back, sockets left out.
-fn snapshot(top: &Path) -> BTreeMap<PathBuf, String> {
-    let mut paths = vec![PathBuf::new()];
-    let mut described = BTreeMap::new();
-    let mut inodes: BTreeMap<u64, Vec<PathBuf>> = BTreeMap::new();
-    while let Some(path) = paths.pop() {
-        let full = if path.as_os_str().is_empty() { top.to_owned() } else { top.join(&path) };
-        let metadata = fs::symlink_metadata(&full).unwrap();
-        let file_type = FileType::from_raw_mode(metadata.mode());
-        if file_type == FileType::Socket {
-            continue;
-        }
-        if metadata.is_dir() {
-            paths.extend(fs::read_dir(&full).unwrap().map(|entry| path.join(entry.unwrap().file_name())));
-        } else {
-            inodes.entry(metadata.ino()).or_default().push(path.clone());
-        }
-        described.insert(path, describe(&full, &metadata, file_type));
-    }
-    for mut group in inodes.into_values() {
-        group.sort();
-        for path in &group {
-            described.get_mut(path).unwrap().push_str(&format!(" names {group:?}"));
-        }
-    }
-    described
-}
-
-fn describe(path: &Path, metadata: &fs::Metadata, file_type: FileType) -> String {
-    let mut text = format!(
-        "{file_type:?} {:o} {}:{} {}.{:09}",
-        metadata.mode(),
-        metadata.uid(),
-        metadata.gid(),
-        metadata.mtime(),
-        metadata.mtime_nsec()
-    );
-    match file_type {
-        FileType::Symlink => text += &format!(" -> {:?}", fs::read_link(path).unwrap()),
-        FileType::CharacterDevice | FileType::BlockDevice => {
-            text += &format!(" device {:x}", metadata.rdev())
-        }
-        FileType::RegularFile => {
-            text += &format!(" size {}", metadata.size());
-            if metadata.size() < 1 << 24 {
-                let unreadable = |error: std::io::Error| error.to_string().into_bytes();
-                text += &format!(" {}", blake3::hash(&fs::read(path).unwrap_or_else(unreadable)));
-            } else {
-                text += &format!(" data below {}", metadata.blocks() < 1 << 11);
-            }
-        }
-        _ => {}
-    }
-    let mut list = vec![0; 4096];
-    let len = rustix::fs::llistxattr(path, &mut list[..]).unwrap_or(0);
-    let mut names: Vec<&[u8]> =
-        list[..len].split(|byte| *byte == 0).filter(|name| !name.is_empty()).collect();
-    names.sort_unstable();
-    for name in names {
-        let mut value = vec![0; 65_536];
-        let len = rustix::fs::lgetxattr(path, name, &mut value[..]).unwrap();
-        text += &format!(" {}={}", name.escape_ascii(), value[..len].escape_ascii());
-    }
-    if matches!(file_type, FileType::Directory | FileType::RegularFile)
-        && let Ok(file) = File::open(path)
-        && let Ok(flags) = rustix::fs::ioctl_getflags(&file)
-    {
-        let kept = IFlags::IMMUTABLE | IFlags::APPEND | IFlags::NODUMP | IFlags::NOATIME;
-        text += &format!(" flags {:?}", flags & kept);
-    }
-    text
-}
+use snapshot::snapshot;
 
 fn options(threads: usize) -> CaptureOptions {
     CaptureOptions { threads, ..CaptureOptions::default() }
@@ -349,9 +41,9 @@ fn options(threads: usize) -> CaptureOptions {
 fn captured(top: &Path, blocks: &Blocks) -> Captured {
     if !is_root() {
         // Nobody else may read it.
-        fs::set_permissions(top.join("a/min+1"), fs::Permissions::from_mode(0o600)).unwrap();
+        fs::set_permissions(top.join("a/min+1"), fs::Permissions::from_mode(0o600)).expect("it is ours");
     }
-    capture(top, &options(2), blocks, &()).unwrap()
+    capture(top, &options(2), blocks, &()).expect("the fixture can be read")
 }
 
 #[test]
@@ -450,40 +142,9 @@ fn a_recapture_lays_only_what_is_new_first() {
     assert_eq!(snapshot(&target), snapshot(&source));
 }
 
-#[test]
-fn verify_names_each_difference_and_nothing_else() {
-    use DriftKind::*;
-    let scratch = Scratch::new();
-    let (source, target) = (scratch.dir("source"), scratch.dir("target"));
-    for dir in ["d", "gone", "gone/deep", "kind"] {
-        fs::create_dir(source.join(dir)).unwrap();
-    }
-    for file in [
-        "content",
-        "size",
-        "mode",
-        "mtime",
-        "xattr",
-        "removed",
-        "type",
-        "kind/x",
-        "gone/deep/f",
-        "h1",
-        "j1",
-        "k1",
-    ] {
-        fs::write(source.join(file), noise(file, 100_000)).unwrap();
-    }
-    symlink("x", source.join("link")).unwrap();
-    for (one, other) in [("h1", "h2"), ("j1", "j2")] {
-        fs::hard_link(source.join(one), source.join(other)).unwrap();
-    }
-    File::create(source.join("hole")).unwrap().set_len(1 << 30).unwrap();
-    let blocks = Blocks::default();
-    let manifest = blocks.manifest(&capture(&source, &options(2), &blocks, &()).unwrap().root);
-    blocks.apply(&manifest, &target).unwrap();
-    assert_eq!(verify(&manifest, &target, VerifyMode::Full).unwrap().drift, []);
-
+/// Each in its own way, with times put back where the time is not the difference.
+#[cfg(test)]
+fn plant_differences(target: &Path) {
     let at = |path: &str| target.join(path);
     let keep_time = |path: &str, change: &dyn Fn(&Path)| {
         let old = fs::symlink_metadata(at(path)).unwrap();
@@ -527,6 +188,43 @@ fn verify_names_each_difference_and_nothing_else() {
             fs::hard_link(at("j1"), path).unwrap();
         });
     });
+}
+
+#[test]
+fn verify_names_each_difference_and_nothing_else() {
+    use DriftKind::*;
+    let scratch = Scratch::new();
+    let (source, target) = (scratch.dir("source"), scratch.dir("target"));
+    for dir in ["d", "gone", "gone/deep", "kind"] {
+        fs::create_dir(source.join(dir)).unwrap();
+    }
+    for file in [
+        "content",
+        "size",
+        "mode",
+        "mtime",
+        "xattr",
+        "removed",
+        "type",
+        "kind/x",
+        "gone/deep/f",
+        "h1",
+        "j1",
+        "k1",
+    ] {
+        fs::write(source.join(file), noise(file, 100_000)).unwrap();
+    }
+    symlink("x", source.join("link")).unwrap();
+    for (one, other) in [("h1", "h2"), ("j1", "j2")] {
+        fs::hard_link(source.join(one), source.join(other)).unwrap();
+    }
+    File::create(source.join("hole")).unwrap().set_len(1 << 30).unwrap();
+    let blocks = Blocks::default();
+    let manifest = blocks.manifest(&capture(&source, &options(2), &blocks, &()).unwrap().root);
+    blocks.apply(&manifest, &target).unwrap();
+    assert_eq!(verify(&manifest, &target, VerifyMode::Full).unwrap().drift, []);
+
+    plant_differences(&target);
     let found = verify(&manifest, &target, VerifyMode::Full).unwrap();
     let found: Vec<(String, Vec<DriftKind>)> =
         found.drift.into_iter().map(|drift| (drift.path.to_string(), drift.kinds)).collect();
@@ -608,9 +306,9 @@ fn every_unreadable_path_is_named() {
     fs::create_dir(source.join("dir")).unwrap();
     for path in ["one", "two", "dir/x"] {
         fs::write(source.join(path), b"x").unwrap();
-        fs::set_permissions(source.join(path), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(source.join(path), fs::Permissions::from_mode(0o0)).unwrap();
     }
-    fs::set_permissions(source.join("dir"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(source.join("dir"), fs::Permissions::from_mode(0o0)).unwrap();
     let error = capture(&source, &options(2), &Blocks::default(), &()).unwrap_err();
     let text = error.to_string();
     for path in ["one", "two", "dir"] {
@@ -677,4 +375,118 @@ fn a_target_without_room_is_refused_with_need_and_have() {
     let text = error.to_string();
     assert!(text.starts_with(&format!("{} needs {need} bytes and has ", target.display())), "{text}");
     assert_eq!(fs::read_dir(&target).unwrap().count(), 0, "nothing was made");
+}
+
+/// Appends to a file each time that some of it was read, so many times.
+struct Appender {
+    file: PathBuf,
+    left: AtomicU32,
+}
+
+impl CaptureProgress for Appender {
+    fn read(&self, _: u64) {
+        let again = |left: u32| left.checked_sub(1);
+        if self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, again).is_ok() {
+            let mut file = File::options().append(true).open(&self.file).expect("it was just read");
+            file.write_all(b"more").expect("a few bytes fit");
+        }
+    }
+}
+
+#[test]
+fn a_file_that_changes_while_it_is_read_is_read_again_and_then_named() {
+    let scratch = Scratch::new();
+    let source = scratch.dir("source");
+    let file = source.join("log");
+    fs::write(&file, noise("log", 3_000_000)).unwrap();
+    let appender = |left| Appender { file: file.clone(), left: AtomicU32::new(left) };
+
+    let blocks = Blocks::default();
+    let captured = capture(&source, &options(2), &blocks, &appender(2)).unwrap();
+    let target = scratch.dir("target");
+    blocks.apply(&blocks.manifest(&captured.root), &target).unwrap();
+    assert_eq!(snapshot(&target), snapshot(&source));
+
+    let error = capture(&source, &options(2), &Blocks::default(), &appender(u32::MAX)).unwrap_err();
+    assert_eq!(error.to_string(), "cannot read log: changed each time it was read");
+}
+
+/// Takes paths away between the scan and the reading.
+struct Thief(Vec<PathBuf>);
+
+impl CaptureProgress for Thief {
+    fn scanned(&self, _: u64, _: u64) {
+        for path in &self.0 {
+            let _ = fs::remove_file(path).or_else(|_| fs::remove_dir_all(path));
+        }
+    }
+}
+
+#[test]
+fn what_vanishes_is_left_out_and_counted_unless_another_name_of_it_stays() {
+    let scratch = Scratch::new();
+    let source = scratch.dir("source");
+    fs::create_dir_all(source.join("dir/below")).unwrap();
+    for file in ["file", "stays", "dir/f", "dir/below/f"] {
+        fs::write(source.join(file), file).unwrap();
+    }
+    let thief = Thief(vec![source.join("file"), source.join("dir")]);
+    let captured = capture(&source, &options(2), &Blocks::default(), &thief).unwrap();
+    let paths: Vec<String> = captured.manifest.entries().map(|entry| entry.path().to_string()).collect();
+    assert_eq!(paths, [".", "stays"]);
+    assert!(captured.report.vanished >= 2, "{:?}", captured.report);
+
+    fs::hard_link(source.join("stays"), source.join("stays too")).unwrap();
+    let thief = Thief(vec![source.join("stays")]);
+    let error = capture(&source, &options(2), &Blocks::default(), &thief).unwrap_err();
+    assert_eq!(error.to_string(), "cannot read stays too: its first name vanished while it was captured");
+}
+
+#[test]
+fn a_link_planted_in_the_target_leads_nowhere() {
+    let scratch = Scratch::new();
+    let (source, target, outside) = (scratch.dir("source"), scratch.dir("target"), scratch.dir("outside"));
+    for dir in ["a", "b", "c"] {
+        fs::create_dir(source.join(dir)).unwrap();
+        fs::write(source.join(dir).join("file"), noise(dir, 100)).unwrap();
+        symlink("x", source.join(dir).join("link")).unwrap();
+    }
+    let blocks = Blocks::default();
+    let manifest = blocks.manifest(&capture(&source, &options(1), &blocks, &()).unwrap().root);
+    let apply = Apply::create(Arc::clone(&manifest), &target, ApplyOptions::default()).unwrap();
+    for dir in ["a", "b", "c"] {
+        fs::rename(target.join(dir), target.join(dir).with_extension("moved")).unwrap();
+        symlink(&outside, target.join(dir)).unwrap();
+    }
+    let index = manifest.content().index(0).unwrap();
+    let written = apply.write_piece(index, &blocks.raw(manifest.content().piece(index).cid));
+    assert!(matches!(written, Err(ApplyError::Make { .. })), "{written:?}");
+    assert!(apply.finish().is_err());
+    assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
+    let drift = verify(&manifest, &target, VerifyMode::Full).unwrap().drift;
+    let of_a: Vec<_> = drift.iter().filter(|drift| drift.path.to_string().starts_with("a")).collect();
+    assert_eq!(of_a[0].kinds, [DriftKind::Type]);
+    assert_eq!(of_a.len(), 4, "{of_a:?}");
+}
+
+/// A directory that its owner may not enter must be finished after what is in it.
+#[test]
+fn an_ordinary_user_applies_closed_directories() {
+    if is_root() {
+        return eprintln!("skipped: needs an ordinary user");
+    }
+    let mut tree = TreeBuilder::default();
+    let attributes = |mode| Attributes::new(mode, 0, 0, InodeFlags::NONE, vec![]).unwrap();
+    tree.push_root(attributes(0o755), Mtime::default()).unwrap();
+    tree.push(0, b"closed", attributes(0), Mtime::default(), Kind::Directory).unwrap();
+    tree.push(0, b"inner", attributes(0), Mtime::default(), Kind::Directory).unwrap();
+    tree.push(1, b"null", attributes(0o600), Mtime::default(), Kind::CharDevice { major: 1, minor: 3 })
+        .unwrap();
+    let manifest = Manifest::assemble(tree.finish(), &Layout::new(1 << 20, None).finish(), &[]).unwrap();
+    let scratch = Scratch::new();
+    let target = scratch.dir("target");
+    let report = Blocks::default().apply(&Arc::new(manifest), &target).unwrap();
+    assert_eq!(fs::metadata(target.join("closed")).unwrap().mode() & 0o7777, 0);
+    let losses: Vec<_> = report.losses.counts.into_iter().collect();
+    assert_eq!(losses, [(Aspect::Owner, 3), (Aspect::Device, 1)]);
 }

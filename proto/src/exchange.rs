@@ -83,7 +83,11 @@ pub struct Exchange {
     timeout: Option<Time>,
     /// The next look at what is overdue, when anything is under way.
     look_at: Option<Time>,
-    /// Reused by the choice of a neighbour, empty of meaning between two.
+    /// End of the first wait of a neighbour that there is room for.
+    retry_at: Option<Time>,
+    /// Whether anything is under way on the upload side, as of the last refill: may be stale towards true.
+    uploads_under_way: bool,
+    /// Neighbours that may be granted to: valid only within a refill, kept for its memory.
     candidates: Vec<usize>,
 }
 
@@ -111,6 +115,8 @@ impl Exchange {
             outputs: VecDeque::new(),
             timeout: None,
             look_at: None,
+            retry_at: None,
+            uploads_under_way: false,
             candidates: Vec::new(),
         }
     }
@@ -154,6 +160,7 @@ impl Exchange {
             Message::Withdraw(piece) => {
                 self.on_withdraw(peer, piece);
                 self.note_unseen(now, piece);
+                self.refill(now);
                 Ok(())
             }
         };
@@ -362,22 +369,13 @@ impl Exchange {
     /// Works out when to wake: for haves, for a neighbour whose wait ends while there is room for it, and from time
     /// to time while anything is under way that may become overdue.
     fn plan_timeout(&mut self, now: Time) {
-        let mut in_hand = 0;
-        let mut under_way =
-            !self.fetches.asked().is_empty() || self.seeding.as_ref().is_some_and(SuperSeeding::is_watching);
-        let mut retry: Option<Time> = None;
-        for peer in self.neighbours.all() {
-            in_hand += usize::from(peer.upload.holds_slot());
-            under_way |= peer.upload != Upload::Idle || (self.seeding.is_some() && peer.lacking > 0);
-            if peer.upload == Upload::Idle && peer.lacking > 0 && peer.not_before > now && !peer.seeder {
-                retry = Some(retry.map_or(peer.not_before, |retry| retry.min(peer.not_before)));
-            }
-        }
+        let under_way = self.uploads_under_way
+            || !self.fetches.asked().is_empty()
+            || self.seeding.as_ref().is_some_and(SuperSeeding::is_watching);
         let look_after = percent(self.block_time(), LOOK_INTERVAL_PERCENT);
         let look_at = now + look_after.clamp(LOOK_INTERVAL_MIN, LOOK_INTERVAL_MAX);
         self.look_at = under_way.then(|| self.look_at.unwrap_or(look_at));
-        let retry = retry.filter(|_| in_hand < self.config.uploads_in_hand);
         let haves = self.haves.due(self.have_interval());
-        self.timeout = [haves, retry, self.look_at].into_iter().flatten().min();
+        self.timeout = [haves, self.retry_at, self.look_at].into_iter().flatten().min();
     }
 }

@@ -130,3 +130,71 @@ impl Scenario {
         .collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::{Options, Outcome, Simulation};
+
+    const SMALL: Size = Size { nodes: 40, pieces: 30 };
+
+    fn run(scenario: &Scenario, options: Options) -> anyhow::Result<Outcome> {
+        Simulation::new(scenario, SMALL, &options)?.run()
+    }
+
+    fn options(seed: u64) -> Options {
+        Options {
+            seed,
+            check_every: 1,
+            node_bytes_per_s: 12.5e6,
+            seeder_rate: None,
+            latency_block_times: 0.05,
+            neighbours: 10,
+        }
+    }
+
+    #[test]
+    fn every_scenario_completes_with_every_check_on() {
+        for scenario in ALL {
+            let outcome = run(scenario, options(1)).expect(scenario.name);
+            let dead = if scenario.name == "churn" { SMALL.nodes / 20 } else { 0 };
+            assert_eq!(outcome.complete, SMALL.nodes - dead, "{}", scenario.name);
+        }
+    }
+
+    #[test]
+    fn a_seed_gives_one_history_and_another_seed_another() {
+        let digest = |seed| run(&flash_crowd::SCENARIO, options(seed)).unwrap().digest;
+        assert_eq!(digest(1), digest(1));
+        assert_ne!(digest(1), digest(2));
+    }
+
+    #[test]
+    fn nodes_that_cannot_complete_are_named() {
+        let failure = run(&flash_crowd::SCENARIO, Options { neighbours: 0, ..options(1) }).unwrap_err();
+        assert!(failure.to_string().contains("40 live hosts are not complete"), "{failure}");
+    }
+
+    #[test]
+    fn a_broken_promise_is_told_with_its_figures() {
+        let report = Report {
+            scenario: "flash-crowd",
+            nodes: 200,
+            pieces: 200,
+            seed: 1,
+            last_over_bound: 1.5,
+            median_over_bound: 1.4,
+            seeder_copies: 1.0,
+            duplicate_ratio: 0.0,
+            rack_copies_max: 1.0,
+            control_per_piece: 30.0,
+            complete: 200,
+            wall_s: 1.0,
+            peak_rss_bytes: 1,
+            digest: String::new(),
+        };
+        let broken = flash_crowd::SCENARIO.broken(Size { nodes: 200, pieces: 200 }, &report);
+        assert_eq!(broken, ["last_over_bound is 1.5, at most 1.1 is promised"]);
+        assert!(flash_crowd::SCENARIO.broken(SMALL, &report).is_empty());
+    }
+}

@@ -177,7 +177,7 @@ impl Simulation {
 
     fn receive_mail(&mut self, mail: Mail) -> anyhow::Result<()> {
         let host = &mut self.hosts[mail.to as usize];
-        if !host.alive || !host.connection(mail.peer).open {
+        if !host.alive {
             return Ok(());
         }
         let (tag, subject) = subject(&mail.message);

@@ -14,14 +14,51 @@ use crate::time::Time;
 const RETRY_DOUBLINGS_MAX: u32 = 2;
 
 impl Exchange {
-    /// Grants until every slot is taken or no neighbour is left to grant to.
+    /// Grants until every slot is taken or no neighbour is left to grant to. Every change on the upload side ends
+    /// here, so this also notes when it has to be looked at again.
     pub(super) fn refill(&mut self, now: Time) {
-        let taken = self.neighbours.all().iter().filter(|peer| peer.upload.holds_slot()).count();
-        for _ in taken..self.config.uploads_in_hand {
-            if !self.grant_by_name(now) && !self.grant_by_choice(now) {
-                return;
+        while self.seeding.is_some() && self.slots_taken() < self.config.uploads_in_hand {
+            if !self.grant_by_name(now) {
+                break;
             }
         }
+        let mut taken = self.survey(now);
+        while taken < self.config.uploads_in_hand && self.grant_by_choice(now) {
+            // A seeder's quota may just have ended.
+            taken = if self.seeding.is_some() { self.survey(now) } else { taken + 1 };
+        }
+        if taken >= self.config.uploads_in_hand {
+            self.retry_at = None;
+        }
+    }
+
+    fn slots_taken(&self) -> usize {
+        self.neighbours.all().iter().filter(|peer| peer.upload.holds_slot()).count()
+    }
+
+    /// One walk over the neighbours: notes the candidates for a grant, the end of the first wait and whether
+    /// anything is under way; returns the slots taken.
+    fn survey(&mut self, now: Time) -> usize {
+        let quota_left = self.quota_left();
+        let starved_since = self.starved_since(now);
+        let mut taken = 0;
+        self.candidates.clear();
+        self.retry_at = None;
+        self.uploads_under_way = false;
+        for (slot, peer) in self.neighbours.all().iter().enumerate() {
+            if peer.upload != Upload::Idle {
+                taken += usize::from(peer.upload.holds_slot());
+                self.uploads_under_way = true;
+            } else if peer.lacking > 0 && !peer.seeder {
+                self.uploads_under_way |= self.seeding.is_some();
+                if peer.not_before > now {
+                    self.retry_at = Some(self.retry_at.map_or(peer.not_before, |at| at.min(peer.not_before)));
+                } else if self.seeding.is_none() || quota_left || peer.fed_elsewhere < starved_since {
+                    self.candidates.push(slot);
+                }
+            }
+        }
+        taken
     }
 
     /// Gives the next piece that nobody shows to the next neighbour in turn. False when there is none of either.
@@ -47,32 +84,24 @@ impl Exchange {
         true
     }
 
-    /// Grants a piece of its choice to the less complete of a few random neighbours that lack something held here.
+    /// Grants a piece of its choice to the less complete of a few random candidates, who is one no more.
     fn grant_by_choice(&mut self, now: Time) -> bool {
-        let mut candidates = std::mem::take(&mut self.candidates);
-        candidates.clear();
-        let quota_left = self.quota_left();
-        let starved_since = self.starved_since(now);
-        for (slot, peer) in self.neighbours.all().iter().enumerate() {
-            let served = self.seeding.is_none() || quota_left || peer.fed_elsewhere < starved_since;
-            if peer.is_grantable(now) && served {
-                candidates.push(slot);
-            }
-        }
-        let mut chosen: Option<usize> = None;
+        let candidates = &mut self.candidates;
+        let mut best: Option<usize> = None;
         for drawn in 0..self.config.choices.min(candidates.len()) {
             let at = self.rng.random_range(drawn..candidates.len());
             candidates.swap(drawn, at);
-            let count = |slot: usize| self.neighbours.all()[slot].shown.count();
-            if chosen.is_none_or(|best| count(candidates[drawn]) < count(best)) {
-                chosen = Some(candidates[drawn]);
+            let count = |at: usize| self.neighbours.all()[candidates[at]].shown.count();
+            if best.is_none_or(|best| count(drawn) < count(best)) {
+                best = Some(drawn);
             }
         }
-        self.candidates = candidates;
-        let Some(slot) = chosen else { return false };
+        let Some(best) = best else { return false };
+        let slot = candidates.swap_remove(best);
         if let Some(seeding) = &mut self.seeding {
             seeding.chosen += 1;
         }
+        self.uploads_under_way = true;
         self.grant(now, self.neighbours.all()[slot].key, None);
         true
     }

@@ -20,9 +20,9 @@ pub(crate) const SCENARIO: Scenario = Scenario {
     },
     thresholds: &[Threshold {
         size: Size { nodes: 200, pieces: 200 },
-        last_over_bound: 1.12,
-        seeder_copies: 1.01,
-        duplicate_ratio: 0.001,
-        control_per_piece: 45.0,
+        last_over_bound: 1.11,
+        seeder_copies: 1.005,
+        duplicate_ratio: 0.0005,
+        control_per_piece: 35.0,
     }],
 };

@@ -16,9 +16,9 @@ pub(crate) const SCENARIO: Scenario = Scenario {
     },
     thresholds: &[Threshold {
         size: Size { nodes: 200, pieces: 200 },
-        last_over_bound: 1.20,
-        seeder_copies: 1.05,
-        duplicate_ratio: 0.005,
-        control_per_piece: 60.0,
+        last_over_bound: 1.12,
+        seeder_copies: 1.02,
+        duplicate_ratio: 0.002,
+        control_per_piece: 45.0,
     }],
 };

@@ -156,6 +156,10 @@ impl<'a> Reader<'a> {
         if found == Found::Directory {
             let dir = self.directories.open(self.scan, number)?;
             let stat = root::stat(&dir)?;
+            if stat.stx_nlink == 0 {
+                // Removed while it was kept open.
+                return Err(Failure::Vanished);
+            }
             return said(metadata::read_open(&dir, &stat)?, &stat, Body::Directory);
         }
         let dir = self.parent(number)?;

@@ -94,10 +94,13 @@ impl Names for Scan {
     }
 }
 
+/// A name and what it is.
+type Child = (Box<[u8]>, Statx);
+
 /// One directory whose entries are known and not all taken yet, the next one last.
 struct Frame {
     number: u32,
-    children: Vec<(Box<[u8]>, Statx)>,
+    children: Vec<Child>,
     path_bytes: usize,
 }
 
@@ -177,7 +180,7 @@ impl Scanner<'_> {
         }
     }
 
-    fn children(&mut self, dir: &OwnedFd) -> Result<Vec<(Box<[u8]>, Statx)>, Errno> {
+    fn children(&mut self, dir: &OwnedFd) -> Result<Vec<Child>, Errno> {
         let names = root::list(dir)?;
         let mut children = Vec::with_capacity(names.len());
         for name in names.into_iter().rev() {

@@ -303,3 +303,16 @@ proptest! {
         let _ = RootRecord::decode(&bytes);
     }
 }
+
+#[test]
+fn attributes_that_are_known_may_not_be_spelt_out_again() {
+    let mut tree = TreeBuilder::default();
+    tree.push_root(attributes(0o755), time(0)).unwrap();
+    tree.push(0, b"a", attributes(0o755), time(0), Kind::Fifo).unwrap();
+    let (root, bytes) = stream(&assemble(tree, Layout::new(BLOCK_BYTES, None)));
+    let spelt = [0xed, 3, 0, 0, 0, 0];
+    let expected = [MAGIC, &[0, 0, 2][..], &[16 << 3, 0, 0, 0], &spelt, &[0], &[7, 0, 1, b'a', 0]].concat();
+    assert_eq!(bytes, expected);
+    let again = [&expected[..expected.len() - 1], &[1], &spelt].concat();
+    assert_eq!(decode(&root, &again, 8).unwrap_err(), ManifestError::NotCanonical("attributes spelt out"));
+}

@@ -1,0 +1,315 @@
+//! The exchange under any list of inputs: honest, hostile, late or out of order.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use shoal_proto::cid::Cid;
+use shoal_proto::exchange::{
+    Announcement, Bitfield, Config, Declined, Event, Exchange, Message, Output, PeerKey, Receipt, Role,
+};
+use shoal_proto::image::pieces::Piece;
+use shoal_proto::image::{PieceIndex, PieceList};
+use shoal_proto::time::Time;
+
+/// Two words of a bitfield, so that word boundaries are met.
+const PIECES: u32 = 70;
+/// More than an uploader has slots.
+const PEERS: u32 = 7;
+
+/// One input.
+#[derive(Clone, Debug)]
+enum Operation {
+    Connect(u32),
+    Disconnect(u32),
+    AnnounceOther(u32, usize),
+    Say(u32, Said),
+    Progress(u32, u32),
+    Received(u32, u32),
+    Stored(u32),
+    Corrupt(u32),
+    Sent(u32, u32),
+    Unsent(u32, u32),
+    Lost(u32),
+    Wait(u64),
+    /// Answers what the exchange last asked: the deeper states are out of reach of blind inputs.
+    Comply,
+}
+
+/// A message with plain numbers for pieces.
+#[derive(Clone, Debug)]
+enum Said {
+    Seeder,
+    Announce(Vec<u32>),
+    Have(Vec<u32>),
+    Grant(Option<u32>),
+    Request(u32),
+    Decline(bool),
+    Cancel(u32),
+    Withdraw(u32),
+}
+
+fn said() -> impl Strategy<Value = Said> {
+    let piece = || 0..PIECES;
+    prop_oneof![
+        1 => Just(Said::Seeder),
+        4 => vec(piece(), 0..40).prop_map(Said::Announce),
+        2 => vec(piece(), 0..5).prop_map(Said::Have),
+        6 => proptest::option::weighted(0.2, piece()).prop_map(Said::Grant),
+        1 => piece().prop_map(Said::Request),
+        1 => any::<bool>().prop_map(Said::Decline),
+        1 => piece().prop_map(Said::Cancel),
+        1 => piece().prop_map(Said::Withdraw),
+    ]
+}
+
+fn operation() -> impl Strategy<Value = Operation> {
+    let peer = || 0..PEERS;
+    let piece = || 0..PIECES;
+    prop_oneof![
+        3 => peer().prop_map(Operation::Connect),
+        1 => peer().prop_map(Operation::Disconnect),
+        1 => (peer(), 0usize..200).prop_map(|(peer, len)| Operation::AnnounceOther(peer, len)),
+        12 => (peer(), said()).prop_map(|(peer, said)| Operation::Say(peer, said)),
+        1 => (peer(), piece()).prop_map(|(peer, piece)| Operation::Progress(peer, piece)),
+        1 => (peer(), piece()).prop_map(|(peer, piece)| Operation::Received(peer, piece)),
+        1 => piece().prop_map(Operation::Stored),
+        1 => piece().prop_map(Operation::Corrupt),
+        1 => (peer(), piece()).prop_map(|(peer, piece)| Operation::Sent(peer, piece)),
+        1 => (peer(), piece()).prop_map(|(peer, piece)| Operation::Unsent(peer, piece)),
+        1 => piece().prop_map(Operation::Lost),
+        3 => (0u64..5_000_000_000).prop_map(Operation::Wait),
+        16 => Just(Operation::Comply),
+    ]
+}
+
+/// The exchange beside what must be true of it, kept the simplest way.
+struct Model {
+    exchange: Exchange,
+    list: Arc<PieceList>,
+    now: Time,
+    /// A driver never reuses a key: peer `n`'s current one is `n + PEERS * lives[n]`.
+    lives: Vec<u32>,
+    connected: BTreeSet<PeerKey>,
+    held: BTreeSet<PieceIndex>,
+    writing: BTreeSet<PieceIndex>,
+    sending: BTreeSet<(PeerKey, PieceIndex)>,
+    granted: Vec<(PeerKey, Option<PieceIndex>)>,
+    requested: Vec<(PeerKey, PieceIndex)>,
+}
+
+impl Model {
+    fn new(role: Role, held: &[u32]) -> Self {
+        let piece = |at: u32| Piece { cid: Cid::of(&at.to_le_bytes()), raw_bytes: 1 };
+        let list =
+            Arc::new(PieceList::new((0..PIECES).map(piece).collect()).expect("a list within its bounds"));
+        let held = match role {
+            Role::Seeder => Bitfield::full(PIECES as usize),
+            Role::Node => set(&list, held),
+        };
+        Self {
+            held: held.iter().collect(),
+            exchange: Exchange::new(Config::default(), role, Arc::clone(&list), held, 1),
+            list,
+            now: Time::ZERO,
+            lives: vec![0; PEERS as usize],
+            connected: BTreeSet::new(),
+            writing: BTreeSet::new(),
+            sending: BTreeSet::new(),
+            granted: Vec::new(),
+            requested: Vec::new(),
+        }
+    }
+
+    fn key(&self, peer: u32) -> PeerKey {
+        PeerKey(peer + PEERS * self.lives[peer as usize])
+    }
+
+    fn piece(&self, number: u32) -> PieceIndex {
+        self.list.index(number).expect("a number below PIECES")
+    }
+
+    fn message(&self, said: Said) -> Message {
+        match said {
+            Said::Seeder => Message::Announce(Announcement::Seeder),
+            Said::Announce(held) => Message::Announce(Announcement::Held(set(&self.list, &held))),
+            Said::Have(pieces) => Message::Have(pieces.into_iter().map(|piece| self.piece(piece)).collect()),
+            Said::Grant(named) => Message::Grant(named.map(|piece| self.piece(piece))),
+            Said::Request(piece) => Message::Request(self.piece(piece)),
+            Said::Decline(true) => Message::Decline(Declined::Busy),
+            Said::Decline(false) => Message::Decline(Declined::Nothing),
+            Said::Cancel(piece) => Message::Cancel(self.piece(piece)),
+            Said::Withdraw(piece) => Message::Withdraw(self.piece(piece)),
+        }
+    }
+
+    fn perform(&mut self, operation: Operation) {
+        match operation {
+            Operation::Connect(peer) => {
+                let key = self.key(peer);
+                self.connected.insert(key);
+                self.exchange.handle_connected(self.now, key);
+            }
+            Operation::Disconnect(peer) => {
+                let key = self.key(peer);
+                self.gone(key);
+                self.exchange.handle_disconnected(self.now, key);
+            }
+            Operation::AnnounceOther(peer, len) => {
+                self.say(self.key(peer), Message::Announce(Announcement::Held(Bitfield::empty(len))));
+            }
+            Operation::Say(peer, said) => self.say(self.key(peer), self.message(said)),
+            Operation::Progress(peer, piece) => {
+                self.exchange.handle_progress(self.now, self.key(peer), self.piece(piece));
+            }
+            Operation::Received(peer, piece) => self.received(self.key(peer), self.piece(piece)),
+            Operation::Stored(piece) => self.stored(self.piece(piece)),
+            Operation::Corrupt(piece) => {
+                let piece = self.piece(piece);
+                self.writing.remove(&piece);
+                self.exchange.handle_corrupt(self.now, piece);
+            }
+            Operation::Sent(peer, piece) => self.sent(self.key(peer), self.piece(piece)),
+            Operation::Unsent(peer, piece) => {
+                let (key, piece) = (self.key(peer), self.piece(piece));
+                self.sending.remove(&(key, piece));
+                self.exchange.handle_unsent(self.now, key, piece);
+            }
+            Operation::Lost(piece) => {
+                let piece = self.piece(piece);
+                self.held.remove(&piece);
+                self.sending.retain(|&(_, sending)| sending != piece);
+                self.exchange.handle_lost(self.now, piece);
+            }
+            Operation::Wait(nanos) => {
+                self.now = self.now + Duration::from_nanos(nanos);
+                self.exchange.handle_timeout(self.now);
+            }
+            Operation::Comply => self.comply(),
+        }
+        self.check();
+    }
+
+    fn say(&mut self, key: PeerKey, message: Message) {
+        if matches!(message, Message::Request(_) | Message::Decline(_)) {
+            // An answer uses its grant up, whoever gives it.
+            self.granted.retain(|&(peer, _)| peer != key);
+        }
+        self.exchange.handle_message(self.now, key, message);
+    }
+
+    fn comply(&mut self) {
+        self.now = self.now + Duration::from_millis(3);
+        if let Some(&(key, named)) = self.granted.last() {
+            let piece = named.or(self.held.first().copied()).unwrap_or(self.piece(0));
+            self.say(key, Message::Request(piece));
+        } else if let Some(&(key, piece)) = self.sending.first() {
+            self.sent(key, piece);
+        } else if let Some(&(key, piece)) = self.requested.last() {
+            self.received(key, piece);
+        } else if let Some(&piece) = self.writing.first() {
+            self.stored(piece);
+        }
+    }
+
+    fn received(&mut self, key: PeerKey, piece: PieceIndex) {
+        self.requested.retain(|&request| request != (key, piece));
+        if self.exchange.handle_received(self.now, key, piece) == Receipt::Wanted {
+            assert!(!self.held.contains(&piece), "{piece:?} wanted though held");
+            assert!(self.writing.insert(piece), "{piece:?} wanted while it is being written");
+        }
+    }
+
+    fn stored(&mut self, piece: PieceIndex) {
+        self.exchange.handle_stored(self.now, piece);
+        if self.writing.remove(&piece) {
+            self.held.insert(piece);
+        }
+    }
+
+    fn sent(&mut self, key: PeerKey, piece: PieceIndex) {
+        self.sending.remove(&(key, piece));
+        self.exchange.handle_sent(self.now, key, piece);
+    }
+
+    fn gone(&mut self, key: PeerKey) {
+        self.connected.remove(&key);
+        self.granted.retain(|&(peer, _)| peer != key);
+        self.requested.retain(|&(peer, _)| peer != key);
+        self.sending.retain(|&(peer, _)| peer != key);
+        self.lives[(key.0 % PEERS) as usize] += 1;
+    }
+
+    fn check(&mut self) {
+        self.exchange.assert_invariants();
+        while let Some(output) = self.exchange.poll_output() {
+            match output {
+                Output::Send { peer, message } => self.check_sent(peer, message),
+                Output::SendPiece { peer, piece } => {
+                    assert!(self.connected.contains(&peer) && self.held.contains(&piece));
+                    assert!(self.sending.insert((peer, piece)), "{piece:?} goes to {peer:?} twice at once");
+                }
+                Output::Disconnect { peer, .. } => {
+                    assert!(self.connected.contains(&peer), "{peer:?} disconnected twice");
+                    self.gone(peer);
+                }
+                Output::Event(Event::Held { piece, .. }) => assert!(self.held.contains(&piece)),
+                Output::Event(Event::Complete) => assert_eq!(self.held.len(), PIECES as usize),
+                Output::Event(_) => {}
+            }
+        }
+        assert!(self.exchange.held().iter().eq(self.held.iter().copied()));
+        assert_eq!(self.exchange.is_complete(), self.held.len() == PIECES as usize);
+    }
+
+    fn check_sent(&mut self, peer: PeerKey, message: Message) {
+        assert!(self.connected.contains(&peer), "{message:?} to {peer:?}, who is gone");
+        match message {
+            Message::Have(pieces) => assert!(pieces.iter().all(|piece| self.held.contains(piece))),
+            Message::Grant(named) => {
+                assert!(named.is_none_or(|piece| self.held.contains(&piece)));
+                assert!(self.granted.iter().all(|&(other, _)| other != peer), "two grants to {peer:?}");
+                self.granted.push((peer, named));
+            }
+            Message::Request(piece) => {
+                assert!(!self.held.contains(&piece) && !self.writing.contains(&piece));
+                self.requested.push((peer, piece));
+            }
+            _ => {}
+        }
+    }
+}
+
+fn set(list: &PieceList, pieces: &[u32]) -> Bitfield {
+    let mut set = Bitfield::empty(list.len());
+    for &piece in pieces {
+        set.insert(list.index(piece).expect("a number below PIECES"));
+    }
+    set
+}
+
+fn check_all(role: Role, held: &[u32], operations: Vec<Operation>) {
+    let mut model = Model::new(role, held);
+    for operation in operations {
+        model.perform(operation);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_node_survives_any_inputs(
+        held in vec(0..PIECES, 0..60),
+        operations in vec(operation(), 1..200),
+    ) {
+        check_all(Role::Node, &held, operations);
+    }
+
+    #[test]
+    fn a_seeder_survives_any_inputs(operations in vec(operation(), 1..200)) {
+        check_all(Role::Seeder, &[], operations);
+    }
+}
