@@ -172,3 +172,73 @@ fn read_signed<T: shoal_proto::signing::Statement>(file: &SignedFile) -> Result<
     let read = |text: &str| BASE64.decode(text.as_bytes()).map_err(|error| error.to_string());
     Ok(Signed::from_parts(read(&file.payload)?, read(&file.signature)?))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shoal_node::store::Store;
+    use std::fs;
+
+    use crate::publish::{CaptureRequest, publish};
+
+    fn published(home: &Home, name: &str) -> Catalog {
+        let tree = tempfile::tempdir().unwrap();
+        fs::write(tree.path().join("file"), name).unwrap();
+        let store = Store::open(&home.store_dir()).unwrap();
+        let mut catalog = Catalog::open(home).unwrap();
+        let request = CaptureRequest {
+            source: tree.path().to_owned(),
+            name: name.parse().unwrap(),
+            excludes: Vec::new(),
+        };
+        publish(home, &store, &mut catalog, &request).unwrap();
+        catalog
+    }
+
+    #[test]
+    fn what_was_published_is_there_at_the_next_opening() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::open(dir.path()).unwrap();
+        let image = published(&home, "debian").find(&"debian".parse().unwrap()).unwrap().name.image;
+        let mut catalog = Catalog::open(&home).unwrap();
+        let found = catalog.find_by_id(&image).unwrap();
+        assert_eq!(found.name.name.as_str(), "debian");
+        assert_eq!(found.facts.entries, 2, "the root and the file");
+        catalog.remove(&"debian".parse().unwrap()).unwrap();
+        assert_eq!(Catalog::open(&home).unwrap().images().count(), 0);
+    }
+
+    #[test]
+    fn what_an_interrupted_write_left_is_no_image() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::open(dir.path()).unwrap();
+        published(&home, "debian");
+        fs::write(home.images_dir().join(".debian.new"), b"{\"format\":1,").unwrap();
+        assert_eq!(Catalog::open(&home).unwrap().images().count(), 1);
+    }
+
+    #[test]
+    fn an_image_file_that_is_torn_renamed_or_of_another_publisher_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::open(dir.path()).unwrap();
+        published(&home, "debian");
+        let file = home.images_dir().join("debian");
+        let whole = fs::read(&file).unwrap();
+
+        fs::write(&file, &whole[..whole.len() / 2]).unwrap();
+        let error = Catalog::open(&home).unwrap_err().to_string();
+        assert!(error.contains("images/debian is damaged"), "{error}");
+
+        fs::remove_file(&file).unwrap();
+        fs::write(home.images_dir().join("other"), &whole).unwrap();
+        let error = Catalog::open(&home).unwrap_err().to_string();
+        assert!(error.ends_with("it is of image debian"), "{error}");
+
+        let stranger = tempfile::tempdir().unwrap();
+        let stranger = Home::open(stranger.path()).unwrap();
+        fs::create_dir_all(stranger.images_dir()).unwrap();
+        fs::write(stranger.images_dir().join("debian"), &whole).unwrap();
+        let error = Catalog::open(&stranger).unwrap_err().to_string();
+        assert!(error.contains("the signature is not the publisher's"), "{error}");
+    }
+}
