@@ -36,6 +36,8 @@ pub struct Config {
     pub have_interval_max: Duration,
     /// Age of a request from which one duplicate of it may be asked elsewhere when nothing else is missing there.
     pub endgame_percent: u32,
+    /// `endgame_percent` never comes to less than this.
+    pub endgame_min: Duration,
     /// A seeder gives a piece again that no neighbour shows this long after it was given.
     pub repair_percent: u32,
     /// `repair_percent` never comes to less than this.
@@ -79,6 +81,7 @@ impl Default for Config {
             have_interval_percent: 25,
             have_interval_max: Duration::from_millis(20),
             endgame_percent: 800,
+            endgame_min: Duration::ZERO,
             repair_percent: 3000,
             repair_min: Duration::from_secs(1),
             starved_percent: 4000,

@@ -49,7 +49,7 @@ impl Exchange {
             // Before one transfer was measured nobody can say which request is old.
             return picked;
         }
-        let overdue = percent(self.block_time(), self.config.endgame_percent);
+        let overdue = percent(self.block_time(), self.config.endgame_percent).max(self.config.endgame_min);
         self.fetches.overdue(&peer.shown, peer.key, now, overdue)
     }
 

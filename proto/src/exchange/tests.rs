@@ -327,6 +327,18 @@ fn endgame_asks_for_one_duplicate_and_only_of_an_old_request() {
 }
 
 #[test]
+fn endgame_waits_for_its_least_age_however_fast_the_transfers() {
+    let mut node = Solo::node(1, []);
+    node.exchange.config.endgame_min = Duration::from_secs(1);
+    node.meet_node(at(0), 1, [0]);
+    node.meet_node(at(0), 2, [0]);
+    node.exchange.down.sample(Duration::from_millis(4));
+    node.say(at(0), 1, Message::Grant(None));
+    assert_eq!(node.say(at(999), 2, Message::Grant(None)), [send(2, Message::Decline(Declined::Nothing))]);
+    assert_eq!(node.say(at(1001), 2, Message::Grant(None)), [send(2, Message::Request(piece(0)))]);
+}
+
+#[test]
 fn a_dead_source_gives_its_request_back() {
     let mut node = Solo::node(1, []);
     node.meet_node(at(0), 1, [0]);
