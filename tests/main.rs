@@ -2,4 +2,24 @@
 
 #![cfg(test)]
 
+mod bad_input;
+mod debian;
+mod fleet;
+mod install;
+mod memory;
+mod resume;
+mod tamper;
 mod tidy;
+
+/// # Panics
+/// With the first differences, unless the trees are equal in everything that an image keeps.
+fn assert_same(source: &std::path::Path, target: &std::path::Path) {
+    let found = harness::differences(source, target).unwrap();
+    let shown: Vec<_> = found.iter().take(20).collect();
+    assert!(
+        found.is_empty(),
+        "{} differs from its source in {} points: {shown:#?}",
+        target.display(),
+        found.len()
+    );
+}

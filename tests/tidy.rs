@@ -41,7 +41,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ),
     ("fastcdc", &["proto/src/image"]),
     ("libp2p", &["node/src/peer.rs", "node/src/peer/"]),
-    ("prost", &["proto/src", "proto/build.rs"]),
+    ("prost", &["proto/src", "proto/build.rs", "node/src/peer/codec.rs"]),
     ("sled", &["node/src/store/index.rs"]),
     ("zstd", &["node/src/block.rs"]),
 ];

@@ -41,17 +41,8 @@ fn build(folder: &Path) {
     };
     let target = folder.parent().expect("a profile's folder lies in the target folder");
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.args([
-        "build",
-        "--quiet",
-        "-p",
-        "shoal-node",
-        "-p",
-        "shoal-seeder",
-        "--bins",
-        "--profile",
-        profile,
-    ]);
+    // Of the whole workspace, as `cargo test --workspace` built them: another choice may mean other features.
+    cargo.args(["build", "--quiet", "--workspace", "--bins", "--profile", profile]);
     cargo.arg("--target-dir").arg(target).current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
     let status = cargo.status().unwrap_or_else(|error| panic!("cannot run {cargo:?}: {error}"));
     assert!(status.success(), "cannot build the binaries under test");

@@ -1,7 +1,9 @@
 //! A seeder and nodes, each with folders of its own.
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -14,6 +16,37 @@ use crate::tree::make_removable;
 #[derive(Debug)]
 pub struct Publisher {
     data: TempDir,
+    _turn: Option<Turn>,
+}
+
+/// Swarms that are measured run alone: with others on the same few cores, peers are late and pieces come twice.
+static MACHINE: RwLock<()> = RwLock::new(());
+
+thread_local! {
+    /// Whether this test has its turn already, by another publisher.
+    static HAS_TURN: Cell<bool> = const { Cell::new(false) };
+}
+
+#[derive(Debug)]
+enum Turn {
+    Shared { _guard: RwLockReadGuard<'static, ()> },
+    Alone { _guard: RwLockWriteGuard<'static, ()> },
+}
+
+impl Turn {
+    fn take(alone: bool) -> Option<Self> {
+        let has_turn = HAS_TURN.replace(true);
+        (!has_turn).then(|| match alone {
+            false => Self::Shared { _guard: MACHINE.read().unwrap_or_else(PoisonError::into_inner) },
+            true => Self::Alone { _guard: MACHINE.write().unwrap_or_else(PoisonError::into_inner) },
+        })
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        HAS_TURN.set(false);
+    }
 }
 
 /// A seeder that listens. Killed when dropped.
@@ -34,7 +67,12 @@ impl Default for Publisher {
 
 impl Publisher {
     pub fn new() -> Self {
-        Self { data: temporary_folder() }
+        Self { _turn: Turn::take(false), data: temporary_folder() }
+    }
+
+    /// For a test that measures: no other test has a swarm as long as this lives.
+    pub fn alone() -> Self {
+        Self { _turn: Turn::take(true), data: temporary_folder() }
     }
 
     /// A `shoal-seeder` command on this data folder.
