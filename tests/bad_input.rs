@@ -194,7 +194,7 @@ impl<'a> SmallTarget<'a> {
     /// `None` when this process may not mount.
     fn mount(node: &'a Node, megabytes: u32) -> Option<Self> {
         let options = format!("size={megabytes}m,mode=755");
-        mount(&["-t", "tmpfs", "-o", &options, "tmpfs"], &node.target()).then_some(Self(node))
+        mount(&["-t", "tmpfs", "-o", &options, "tmpfs"], &node.target()).then(|| Self(node))
     }
 
     fn grow(&self, megabytes: u32) {
