@@ -3,6 +3,8 @@
 //! A killed install is finished by the same command: what the store holds is verified again, written again and not
 //! fetched again. The record says `complete` only once the tree was synced.
 
+mod target;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -32,8 +34,6 @@ use crate::tree::verify::DriftKind;
 const MONITOR_INTERVAL: Duration = Duration::from_millis(250);
 /// How long a leaving node waits for readers of its store.
 const STORE_RELEASE_MAX: Duration = Duration::from_secs(2);
-/// An entry that every fresh ext file system has: a target that holds nothing else is empty.
-const LOST_AND_FOUND: &str = "lost+found";
 
 /// What to install, and where.
 #[derive(Debug)]
@@ -83,14 +83,8 @@ pub struct InstallReport {
 pub enum Error {
     #[error("the ticket names no image: say --image NAME")]
     NoImageNamed,
-    #[error("cannot use {} as target", .path.display())]
-    Target {
-        path: PathBuf,
-        #[source]
-        source: std::io::Error,
-    },
-    #[error("{} is not empty; --force empties it first", .0.display())]
-    NotEmpty(PathBuf),
+    #[error(transparent)]
+    Target(#[from] target::Error),
     #[error("{} holds an unfinished install of image {image}; --force starts over with another", .path.display())]
     OtherUnfinished { path: PathBuf, image: String },
     #[error(transparent)]
@@ -325,26 +319,7 @@ fn choose_wanted(options: &InstallOptions, state: &TargetState, name: ImageName)
             return Err(Error::OtherUnfinished { path: target.clone(), image: record.image });
         }
     }
-    let failed = |source| Error::Target { path: target.clone(), source };
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(target).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        if entry.file_name() != LOST_AND_FOUND {
-            found.push(entry);
-        }
-    }
-    if !found.is_empty() && !options.force {
-        return Err(Error::NotEmpty(target.clone()));
-    }
-    for entry in found {
-        let path = entry.path();
-        let removed = if entry.file_type().map_err(failed)?.is_dir() {
-            std::fs::remove_dir_all(&path)
-        } else {
-            std::fs::remove_file(&path)
-        };
-        removed.map_err(|source| Error::Target { path, source })?;
-    }
+    target::prepare(target, options.force, &[&options.data])?;
     Ok(Query::Name(name))
 }
 

@@ -120,13 +120,14 @@ impl Trade {
 /// queues, several piece-times where the study assumed a twentieth of one. Eight hosts at 50 Mbit/s in namespaces, 245
 /// pieces, last finish ÷ (bytes ÷ rate): 1.27 with 4 and 5, 1.20 with 6 and 7, 1.17 with 8 and 10, 1.17 with 12 and 14.
 /// A usual transfer then takes as many block-times as there are uploads in hand: what is to be fetched twice must be
-/// three times as old as that, or a twentieth of all bytes comes twice (measured). And never younger than
-/// 2 s: between processes that compete for a core, a transfer of milliseconds often takes a hundred times that.
+/// five times as old as that: with once, a twentieth of all bytes came twice (measured), with three times a hundredth
+/// on a machine that was short of processors. There a transfer of milliseconds may take a hundred times that: nothing
+/// younger than two seconds is fetched twice either.
 fn tuning() -> Config {
     Config {
         uploads_in_hand: 8,
         fetches_coming: 10,
-        endgame_percent: 2400,
+        endgame_percent: 4000,
         endgame_min: Duration::from_secs(2),
         ..Config::default()
     }

@@ -70,7 +70,10 @@ pub struct Drift {
 impl Drift {
     /// The kinds as `--json` spells them.
     pub fn names(&self) -> Vec<String> {
-        self.kinds.iter().filter_map(|kind| Some(serde_json::to_value(kind).ok()?.as_str()?.to_owned())).collect()
+        self.kinds
+            .iter()
+            .filter_map(|kind| Some(serde_json::to_value(kind).ok()?.as_str()?.to_owned()))
+            .collect()
     }
 }
 

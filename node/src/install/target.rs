@@ -1,0 +1,164 @@
+//! The directory that an install writes into: empty, or emptied, and never one that this machine lives on.
+
+use std::ffi::OsString;
+use std::fs::{self, DirEntry};
+use std::io;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+/// An entry that every fresh ext file system has: a target that holds nothing else is empty.
+const LOST_AND_FOUND: &str = "lost+found";
+/// Directories that a running machine cannot do without.
+const VITAL: [&str; 10] = ["/", "/bin", "/dev", "/etc", "/home", "/lib", "/proc", "/run", "/sys", "/usr"];
+/// File systems that are no place for a tree.
+const PSEUDO: [&str; 8] =
+    ["proc", "sysfs", "devtmpfs", "devpts", "cgroup", "cgroup2", "securityfs", "debugfs"];
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot use {} as target", .path.display())]
+    Unusable {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{} is not empty; --force empties it first", .0.display())]
+    NotEmpty(PathBuf),
+    #[error("{} is not emptied: {why}", .path.display())]
+    Refused { path: PathBuf, why: String },
+    #[error("cannot empty {}", .path.display())]
+    Empty {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Makes sure that `target` is empty, emptying it with `force`. Refuses to empty what the machine, this process or its
+/// state (`kept`) lives on, and what holds another mounted file system.
+pub(super) fn prepare(target: &Path, force: bool, kept: &[&Path]) -> Result<(), Error> {
+    let unusable = |source| Error::Unusable { path: target.to_owned(), source };
+    let path = target.canonicalize().map_err(unusable)?;
+    let found = entries(&path).map_err(unusable)?;
+    if found.is_empty() {
+        return Ok(());
+    }
+    if !force {
+        return Err(Error::NotEmpty(target.to_owned()));
+    }
+    if let Some(why) = refusal(&path, kept) {
+        return Err(Error::Refused { path: target.to_owned(), why });
+    }
+    for entry in found {
+        let path = entry.path();
+        let removed = match entry.file_type() {
+            Ok(kind) if kind.is_dir() => fs::remove_dir_all(&path),
+            Ok(_) => fs::remove_file(&path),
+            Err(error) => Err(error),
+        };
+        removed.map_err(|source| Error::Empty { path, source })?;
+    }
+    Ok(())
+}
+
+fn entries(dir: &Path) -> io::Result<Vec<DirEntry>> {
+    let all: Vec<DirEntry> = fs::read_dir(dir)?.collect::<io::Result<_>>()?;
+    Ok(all.into_iter().filter(|entry| entry.file_name() != LOST_AND_FOUND).collect())
+}
+
+/// Why emptying `path`, which is canonical, would hurt more than its content.
+fn refusal(path: &Path, kept: &[&Path]) -> Option<String> {
+    if VITAL.iter().any(|vital| Path::new(vital).canonicalize().is_ok_and(|vital| vital == path)) {
+        return Some("this machine runs on it".to_owned());
+    }
+    let here = [std::env::current_exe().ok(), std::env::current_dir().ok()].into_iter().flatten();
+    let kept = kept.iter().filter_map(|path| path.canonicalize().ok());
+    if let Some(inside) = here.chain(kept).find(|inside| inside.starts_with(path)) {
+        return Some(format!("{} is in it", inside.display()));
+    }
+    let mounts = mounts(&fs::read("/proc/self/mountinfo").unwrap_or_default());
+    if let Some(below) = mounts.iter().find(|mount| mount.point != path && mount.point.starts_with(path)) {
+        return Some(format!("a file system is mounted at {}", below.point.display()));
+    }
+    let own = mounts.iter().filter(|mount| path.starts_with(&mount.point));
+    let own = own.max_by_key(|mount| mount.point.as_os_str().len())?;
+    PSEUDO.contains(&own.kind.as_str()).then(|| format!("it is on a {} file system", own.kind))
+}
+
+struct Mount {
+    point: PathBuf,
+    kind: String,
+}
+
+/// Reads `/proc/PID/mountinfo` (proc(5)): the fifth field is the mount point, the one after ` - ` the type.
+fn mounts(text: &[u8]) -> Vec<Mount> {
+    let mount = |line: &[u8]| {
+        let point = line.split(|byte| *byte == b' ').nth(4)?;
+        let separator = line.windows(3).position(|window| window == b" - ")?;
+        let kind = line[separator + 3..].split(|byte| *byte == b' ').next()?;
+        let point = PathBuf::from(OsString::from_vec(unescape(point)));
+        Some(Mount { point, kind: String::from_utf8_lossy(kind).into_owned() })
+    };
+    text.split(|byte| *byte == b'\n').filter_map(mount).collect()
+}
+
+/// Undoes the kernel's `\ooo` for blanks and backslashes.
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut left = field;
+    while let Some((&byte, rest)) = left.split_first() {
+        let octal = rest.get(..3).filter(|_| byte == b'\\').and_then(|digits| {
+            let digits = std::str::from_utf8(digits).ok()?;
+            u8::from_str_radix(digits, 8).ok()
+        });
+        bytes.push(octal.unwrap_or(byte));
+        left = if octal.is_some() { &rest[3..] } else { rest };
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_force_empties_and_lost_and_found_is_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join(LOST_AND_FOUND)).unwrap();
+        prepare(dir.path(), false, &[]).unwrap();
+        fs::create_dir_all(dir.path().join("a/b")).unwrap();
+        std::os::unix::fs::symlink("/etc", dir.path().join("link")).unwrap();
+        assert!(matches!(prepare(dir.path(), false, &[]), Err(Error::NotEmpty(_))));
+        prepare(dir.path(), true, &[]).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        assert!(Path::new("/etc/passwd").exists());
+    }
+
+    #[test]
+    fn what_the_machine_or_the_process_lives_on_is_never_emptied() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("target/data")).unwrap();
+        let target = dir.path().join("target");
+        let error = prepare(&target, true, &[&target.join("data")]).unwrap_err().to_string();
+        assert!(error.contains("target/data is in it"), "{error}");
+        assert!(target.join("data").exists());
+        for vital in ["/", "/usr", "/etc/../etc", "/dev"] {
+            assert!(refusal(&Path::new(vital).canonicalize().unwrap(), &[]).is_some(), "{vital}");
+        }
+        assert!(refusal(&std::env::current_dir().unwrap(), &[]).is_some());
+    }
+
+    #[test]
+    fn mounts_are_read_with_their_blanks() {
+        let text = b"36 35 98:0 / /mnt/a\\040b rw,noatime master:1 - ext4 /dev/root rw\n22 1 0:5 / /dev rw - devtmpfs x rw\n";
+        let mounts = mounts(text);
+        assert_eq!(mounts[0].point, Path::new("/mnt/a b"));
+        assert_eq!((mounts[0].kind.as_str(), mounts[1].kind.as_str()), ("ext4", "devtmpfs"));
+    }
+
+    #[test]
+    fn a_pseudo_file_system_and_what_holds_a_mount_are_refused() {
+        assert!(refusal(Path::new("/proc/self"), &[]).is_some());
+        assert!(refusal(Path::new("/proc"), &[]).is_some());
+    }
+}
