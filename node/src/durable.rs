@@ -64,6 +64,26 @@ fn write_beside(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
 }
 
+/// Makes `path` with `bytes` unless somebody made it first; false then, and theirs stays.
+pub fn create(path: &Path, bytes: &[u8], mode: u32) -> Result<bool, Error> {
+    let failed = |source| Error::Write { path: path.to_owned(), source };
+    let dir = path.parent().unwrap_or(Path::new("/"));
+    let mut name = OsString::from(".");
+    name.push(path.file_name().ok_or(io::ErrorKind::InvalidInput.into()).map_err(failed)?);
+    name.push(format!(".{:?}", std::thread::current().id()));
+    name.push(std::process::id().to_string());
+    let beside = dir.join(name);
+    write(&beside, bytes, mode)?;
+    // Unlike a rename, a link never replaces.
+    let linked = fs::hard_link(&beside, path);
+    fs::remove_file(&beside).map_err(failed)?;
+    match linked {
+        Ok(()) => File::open(dir).and_then(|dir| dir.sync_all()).map(|()| true).map_err(failed),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(source) => Err(failed(source)),
+    }
+}
+
 /// Reads a file that may not be there.
 pub fn read(path: &Path) -> Result<Option<Vec<u8>>, Error> {
     match fs::read(path) {

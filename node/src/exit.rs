@@ -3,6 +3,9 @@
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
+use crate::install;
+use crate::peer::LookupError;
+
 /// What the exit code of every command means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
@@ -25,8 +28,25 @@ pub fn end(program: &str, result: anyhow::Result<Exit>) -> ExitCode {
         Ok(exit) => exit.into(),
         Err(error) => {
             eprintln!("{program}: {error:#}");
-            error.downcast_ref::<Usage>().map_or(Exit::Failed, |_| Exit::Usage).into()
+            exit_of(&error).into()
         }
+    }
+}
+
+fn exit_of(error: &anyhow::Error) -> Exit {
+    let unbelieved = |cause: &(dyn std::error::Error + 'static)| {
+        matches!(cause.downcast_ref(), Some(LookupError::NotBelieved(_)))
+            || matches!(cause.downcast_ref(), Some(install::Error::Lookup(LookupError::NotBelieved(_))))
+    };
+    let unusable = |cause: &(dyn std::error::Error + 'static)| {
+        cause.is::<Usage>() || matches!(cause.downcast_ref(), Some(install::Error::NoImageNamed))
+    };
+    if error.chain().any(unbelieved) {
+        Exit::VerificationFailed
+    } else if error.chain().any(unusable) {
+        Exit::Usage
+    } else {
+        Exit::Failed
     }
 }
 

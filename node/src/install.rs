@@ -7,7 +7,7 @@ mod target;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -32,6 +32,8 @@ use crate::tree::verify::DriftKind;
 
 /// How often a monitor hears from an install.
 const MONITOR_INTERVAL: Duration = Duration::from_millis(250);
+/// Each thread that resumes keeps one block in memory.
+const RESUME_THREADS_MAX: usize = 4;
 /// How long a leaving node waits for readers of its store.
 const STORE_RELEASE_MAX: Duration = Duration::from_secs(2);
 
@@ -85,6 +87,8 @@ pub enum Error {
     NoImageNamed,
     #[error(transparent)]
     Target(#[from] target::Error),
+    #[error("the seeder no longer has image {image}, which {} was being installed with; --force starts over", .path.display())]
+    ImageGone { path: PathBuf, image: Cid },
     #[error("{} holds an unfinished install of image {image}; --force starts over with another", .path.display())]
     OtherUnfinished { path: PathBuf, image: String },
     #[error(transparent)]
@@ -107,6 +111,8 @@ pub struct Installed {
     pub report: InstallReport,
     pub manifest: Arc<Manifest>,
     peer: Peer,
+    /// Held for its lock: the node's key is in use.
+    _state: State,
     store: Arc<Store>,
     /// The store's folder, when it is below the state directory.
     own_store: Option<PathBuf>,
@@ -119,7 +125,7 @@ impl Installed {
 
     /// Leaves the swarm and removes the blocks, which the tree holds too, unless the caller chose where they are kept.
     pub async fn leave(self) {
-        let Self { peer, store, own_store, .. } = self;
+        let Self { peer, store, own_store, _state, .. } = self;
         peer.stop().await;
         let Some(store_dir) = own_store else { return };
         // Tasks and threads that were reading a block let go of the store as they end.
@@ -147,10 +153,10 @@ pub async fn install(options: InstallOptions, monitor: &dyn Monitor) -> Result<I
 struct Run {
     options: InstallOptions,
     started: Instant,
-    /// Held for its lock and key.
-    _state: State,
+    state: State,
     target: TargetState,
     wanted: Query,
+    beginning: Beginning,
     store: Arc<Store>,
     own_store: Option<PathBuf>,
     known: Arc<KnownImage>,
@@ -164,7 +170,7 @@ impl Run {
         let target = state.target(&options.target)?;
         let wanted =
             options.image.clone().or_else(|| options.ticket.image.clone()).ok_or(Error::NoImageNamed)?;
-        let wanted = choose_wanted(&options, &target, wanted)?;
+        let (wanted, beginning) = choose_wanted(&options, &target, wanted)?;
         let own_store = options.store.is_none().then(|| target.store_dir());
         let store_dir = options.store.as_ref().or(own_store.as_ref()).expect("one of the two");
         let store = Arc::new(Store::open(store_dir)?);
@@ -179,7 +185,7 @@ impl Run {
         };
         let peer = Peer::start(config, store.clone(), known.clone()).await?;
         let meter = Mutex::new(Meter::new(started));
-        Ok(Self { options, started, _state: state, target, wanted, store, own_store, known, peer, meter })
+        Ok(Self { options, started, state, target, wanted, beginning, store, own_store, known, peer, meter })
     }
 
     /// Learns which image it is, from the publisher's statements alone.
@@ -190,15 +196,24 @@ impl Run {
         let publisher = self.options.ticket.publisher.clone();
         let lookup =
             self.peer.lookup(self.wanted.clone(), move |answer| believe(answer, &publisher).map(drop));
-        let answer = self.watch(Stage::Joining, monitor, lookup).await?;
+        let answer = match self.watch(Stage::Joining, monitor, lookup).await {
+            Err(LookupError::Unknown(Query::Image(image))) if self.beginning == Beginning::Resumed => {
+                return Err(Error::ImageGone { path: self.options.target.clone(), image });
+            }
+            answer => answer?,
+        };
         let root = answer.root.clone().expect("a believed answer has a root");
         let name = match &answer.query {
             Query::Name(name) => Some(name.clone()),
             Query::Image(_) => self.target.record()?.and_then(|record| record.name?.parse().ok()),
         };
         self.known.learn(answer);
+        let phase = match self.beginning {
+            Beginning::ToBeEmptied => Phase::Emptying,
+            Beginning::Empty | Beginning::Resumed => Phase::Installing,
+        };
         self.target.write_root(&root)?;
-        self.target.write_record(&self.record(root.cid(), name.as_ref(), Phase::Installing))?;
+        self.target.write_record(&self.record(root.cid(), name.as_ref(), phase))?;
         tracing::info!(image = %root.cid(), name = name.as_ref().map(ImageName::as_str), "installing");
         Ok((root, name))
     }
@@ -210,7 +225,8 @@ impl Run {
     ) -> Result<Arc<Manifest>, Error> {
         let root = believe_root(root, &self.options.ticket.publisher).map_err(LookupError::NotBelieved)?;
         let list = root.manifest().clone();
-        let held = held_in(&self.store, &list);
+        let (store, manifest) = (self.store.clone(), list.clone());
+        let held = blocking(move || verified_in(&store, &manifest, |_, _| Ok(()))).await?;
         let trade = self.peer.trade(list, ListKind::Manifest, held, Arc::new(StoreOnly)).await?;
         self.watch(Stage::Manifest, monitor, trade.completed()).await?;
         let store = self.store.clone();
@@ -230,12 +246,18 @@ impl Run {
         monitor: &dyn Monitor,
     ) -> Result<Installed, Error> {
         let target = self.options.target.clone();
+        if self.beginning == Beginning::ToBeEmptied {
+            let target = target.clone();
+            blocking(move || target::empty(&target)).await?;
+            self.target.write_record(&self.record(root.cid(), name.as_ref(), Phase::Installing))?;
+        }
         let created = manifest.clone();
         let apply = blocking(move || Apply::create(created, &target, ApplyOptions::default())).await?;
         let sink = Arc::new(TreeSink(RwLock::new(Some(apply))));
         let list = manifest.content().clone();
         let (store, tree, resumed) = (self.store.clone(), sink.clone(), list.clone());
-        let held = blocking(move || supply_held(&store, &resumed, &tree)).await?;
+        let held = blocking(move || verified_in(&store, &resumed, |piece, raw| tree.write_piece(piece, raw)))
+            .await?;
         let pieces_resumed = held.count() as u64;
         let bytes_reused = held.iter().map(|piece| u64::from(list.piece(piece).raw_bytes)).sum();
         let trade: TradeHandle = self.peer.trade(list.clone(), ListKind::Content, held, sink.clone()).await?;
@@ -271,7 +293,14 @@ impl Run {
             peak_rss_bytes: peak_rss_bytes(),
             losses: counts.iter().map(|(aspect, count)| (aspect.name(), *count)).collect(),
         };
-        Ok(Installed { report, manifest, peer: self.peer, store: self.store, own_store: self.own_store })
+        Ok(Installed {
+            _state: self.state,
+            report,
+            manifest,
+            peer: self.peer,
+            store: self.store,
+            own_store: self.own_store,
+        })
     }
 
     fn record(&self, image: Cid, name: Option<&ImageName>, phase: Phase) -> Record {
@@ -304,23 +333,36 @@ impl Run {
     }
 }
 
+/// What an install begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Beginning {
+    Empty,
+    /// Holds something that goes once the image is known to be there.
+    ToBeEmptied,
+    /// Holds what an interrupted run wrote.
+    Resumed,
+}
+
 /// Finds out what a target holds, and so what is to be fetched: an unfinished install goes on with its own image,
 /// even when the name means another one by now.
-fn choose_wanted(options: &InstallOptions, state: &TargetState, name: ImageName) -> Result<Query, Error> {
+fn choose_wanted(
+    options: &InstallOptions,
+    state: &TargetState,
+    name: ImageName,
+) -> Result<(Query, Beginning), Error> {
     let target = &options.target;
-    let record = state.record()?;
-    let unfinished = record.filter(|record| record.phase == Phase::Installing);
+    let unfinished = state.record()?.filter(|record| record.phase == Phase::Installing && !options.force);
     if let Some(record) = unfinished {
         let image: Option<Cid> = record.image.parse().ok();
-        if let Some(image) = image.filter(|_| record.name.as_deref() == Some(name.as_str())) {
-            return Ok(Query::Image(image));
-        }
-        if !options.force {
-            return Err(Error::OtherUnfinished { path: target.clone(), image: record.image });
-        }
+        return match image.filter(|_| record.name.as_deref() == Some(name.as_str())) {
+            Some(image) => Ok((Query::Image(image), Beginning::Resumed)),
+            None => Err(Error::OtherUnfinished { path: target.clone(), image: record.image }),
+        };
     }
-    target::prepare(target, options.force, &[&options.data])?;
-    Ok(Query::Name(name))
+    let kept = [Some(&options.data), options.store.as_ref()];
+    let kept: Vec<&Path> = kept.into_iter().flatten().map(PathBuf::as_path).collect();
+    let full = target::check(target, options.force, &kept)?;
+    Ok((Query::Name(name), if full { Beginning::ToBeEmptied } else { Beginning::Empty }))
 }
 
 /// Checks an answer against the pinned publisher; says in words what is wrong with it.
@@ -355,8 +397,13 @@ fn held_in(store: &Store, list: &PieceList) -> Bitfield {
     held
 }
 
-/// Writes the pieces that an earlier run left in the store, each verified again, and returns which they were.
-fn supply_held(store: &Store, list: &PieceList, sink: &TreeSink) -> Result<Bitfield, Error> {
+/// Verifies the pieces of a list that an earlier run left in the store, hands each to `take`, and returns which they
+/// were. A damaged one is forgotten, so that it is fetched and stored again.
+fn verified_in(
+    store: &Store,
+    list: &PieceList,
+    take: impl Fn(PieceIndex, &[u8]) -> Result<(), ApplyError> + Sync,
+) -> Result<Bitfield, Error> {
     let stored: Vec<PieceIndex> = held_in(store, list).iter().collect();
     let next = Mutex::new(stored.into_iter());
     let held = Mutex::new(Bitfield::empty(list.len()));
@@ -373,12 +420,12 @@ fn supply_held(store: &Store, list: &PieceList, sink: &TreeSink) -> Result<Bitfi
                 store.discard(&cid);
                 continue;
             }
-            sink.write_piece(piece, &raw)?;
+            take(piece, &raw)?;
             held.lock().unwrap_or_else(PoisonError::into_inner).insert(piece);
         }
     };
     std::thread::scope(|scope| {
-        let threads = std::thread::available_parallelism().map_or(2, usize::from);
+        let threads = std::thread::available_parallelism().map_or(2, usize::from).min(RESUME_THREADS_MAX);
         let running: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
         running.into_iter().try_for_each(|thread| thread.join().expect("the work does not panic"))
     })?;

@@ -32,8 +32,12 @@ pub fn load_or_create_secret(path: &Path) -> Result<[u8; 32], Error> {
     let mut secret = [0; 32];
     rand::rng().fill_bytes(&mut secret);
     let text = format!("{}\n", HEXLOWER_PERMISSIVE.encode(&secret));
-    durable::write(path, text.as_bytes(), durable::PRIVATE)?;
-    Ok(secret)
+    if durable::create(path, text.as_bytes(), durable::PRIVATE)? {
+        Ok(secret)
+    } else {
+        // Another process was first: one key is everybody's.
+        load_or_create_secret(path)
+    }
 }
 
 #[cfg(test)]
@@ -47,6 +51,18 @@ mod tests {
         let made = load_or_create(&path).unwrap().public();
         assert_eq!(load_or_create(&path).unwrap().public(), made);
         assert_ne!(load_or_create(&dir.path().join("other")).unwrap().public(), made);
+    }
+
+    #[test]
+    fn two_that_make_a_key_at_once_get_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        let keys: Vec<[u8; 32]> = std::thread::scope(|scope| {
+            let made: Vec<_> =
+                (0..8).map(|_| scope.spawn(|| load_or_create_secret(&path).unwrap())).collect();
+            made.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert!(keys.iter().all(|key| *key == keys[0]));
     }
 
     #[test]

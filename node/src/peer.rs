@@ -81,7 +81,7 @@ impl PieceSink for StoreOnly {
     }
 }
 
-/// Bytes of pieces moved since the start, headers of our own included, those of TCP and Noise not.
+/// Bytes of payload moved since the start, without headers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
     pub from_seeders_bytes: u64,
@@ -89,7 +89,7 @@ pub struct Traffic {
     pub sent_bytes: u64,
     /// Part of what came that was not needed any more.
     pub duplicate_bytes: u64,
-    /// Part of what came that did not match its name.
+    /// Raw bytes of pieces that did not match their names.
     pub corrupt_bytes: u64,
     pub pieces_received: u64,
 }

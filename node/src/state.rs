@@ -57,7 +57,7 @@ pub struct TargetState {
 /// What is known of a target tree.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    /// Absolute path of the tree, for people.
+    /// The tree as it was named, for people.
     pub target: String,
     /// Image id.
     pub image: String,
@@ -72,6 +72,8 @@ pub struct Record {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
+    /// The image is known and the target still holds what is to go.
+    Emptying,
     /// Pieces are being fetched and written: the tree is not to be used.
     Installing,
     /// The tree was complete and synced.

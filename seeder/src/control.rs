@@ -6,6 +6,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -17,6 +18,9 @@ use crate::serve::Desk;
 
 /// Longest request or answer.
 const LINE_BYTES_MAX: u64 = 1 << 20;
+
+/// Wait after a failed accept.
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -52,7 +56,15 @@ pub async fn answer_requests(home: &Home, desk: Arc<Desk>) -> Result<(), Error> 
     }
     let listener = UnixListener::bind(&path).map_err(failed)?;
     loop {
-        let (stream, _) = listener.accept().await.map_err(failed)?;
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Such as too many open files: passes, and is no reason to stop seeding.
+                tracing::warn!(%error, "a control request was not accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
         let desk = desk.clone();
         tokio::spawn(async move {
             if let Err(error) = answer(stream, desk).await {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
-use shoal_node::manifest::{self, load_manifest};
+use shoal_node::manifest::load_manifest;
 use shoal_node::store::{self, Store};
 use shoal_node::tree::capture::{CaptureError, CaptureOptions, CaptureReport, Captured, capture};
 use shoal_node::tree::exclude::{Excludes, PatternError};
@@ -25,12 +25,6 @@ pub enum Error {
     Store(#[from] store::Error),
     #[error(transparent)]
     Catalog(#[from] catalog::Error),
-    #[error("the image that {name} was cannot be read")]
-    Parent {
-        name: ImageName,
-        #[source]
-        source: manifest::Error,
-    },
 }
 
 /// What a capture did, as `--json` prints it. Sizes in bytes, times in seconds.
@@ -74,13 +68,14 @@ pub fn publish(
     request: &CaptureRequest,
 ) -> Result<Published, Error> {
     let name = &request.name;
-    let parent = match catalog.find(name) {
-        Ok(image) => {
-            let failed = |source| Error::Parent { name: name.clone(), source };
-            Some(Arc::new(load_manifest(store, &image.root).map_err(failed)?))
+    // Without a parent the image is as good, and an update of it larger.
+    let parent = catalog.find(name).ok().and_then(|image| match load_manifest(store, &image.root) {
+        Ok(manifest) => Some(Arc::new(manifest)),
+        Err(error) => {
+            tracing::warn!(%name, %error, "the image of this name cannot be read and is not taken as parent");
+            None
         }
-        Err(_) => None,
-    };
+    });
     let excludes = Excludes::new(&request.excludes)?;
     let options = CaptureOptions { excludes, parent, ..CaptureOptions::default() };
     let Captured { root, report, .. } = capture(&request.source, &options, store, &())?;

@@ -34,14 +34,14 @@ pub enum Error {
     },
 }
 
-/// Makes sure that `target` is empty, emptying it with `force`. Refuses to empty what the machine, this process or its
-/// state (`kept`) lives on, and what holds another mounted file system.
-pub(super) fn prepare(target: &Path, force: bool, kept: &[&Path]) -> Result<(), Error> {
+/// Whether `target` has to be emptied first; an error unless it is empty or `force` says that it may be. Refuses to
+/// empty what the machine, this process or its state (`kept`) lives on, and what holds another mounted file system.
+pub(super) fn check(target: &Path, force: bool, kept: &[&Path]) -> Result<bool, Error> {
     let unusable = |source| Error::Unusable { path: target.to_owned(), source };
     let path = target.canonicalize().map_err(unusable)?;
     let found = entries(&path).map_err(unusable)?;
     if found.is_empty() {
-        return Ok(());
+        return Ok(false);
     }
     if !force {
         return Err(Error::NotEmpty(target.to_owned()));
@@ -49,7 +49,13 @@ pub(super) fn prepare(target: &Path, force: bool, kept: &[&Path]) -> Result<(), 
     if let Some(why) = refusal(&path, kept) {
         return Err(Error::Refused { path: target.to_owned(), why });
     }
-    for entry in found {
+    Ok(true)
+}
+
+/// Removes everything in `target` but `lost+found`, once [`check`] allowed it.
+pub(super) fn empty(target: &Path) -> Result<(), Error> {
+    let unusable = |source| Error::Unusable { path: target.to_owned(), source };
+    for entry in entries(target).map_err(unusable)? {
         let path = entry.path();
         let removed = match entry.file_type() {
             Ok(kind) if kind.is_dir() => fs::remove_dir_all(&path),
@@ -125,11 +131,12 @@ mod tests {
     fn only_force_empties_and_lost_and_found_is_nothing() {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join(LOST_AND_FOUND)).unwrap();
-        prepare(dir.path(), false, &[]).unwrap();
+        assert!(!check(dir.path(), false, &[]).unwrap());
         fs::create_dir_all(dir.path().join("a/b")).unwrap();
         std::os::unix::fs::symlink("/etc", dir.path().join("link")).unwrap();
-        assert!(matches!(prepare(dir.path(), false, &[]), Err(Error::NotEmpty(_))));
-        prepare(dir.path(), true, &[]).unwrap();
+        assert!(matches!(check(dir.path(), false, &[]), Err(Error::NotEmpty(_))));
+        assert!(check(dir.path(), true, &[]).unwrap());
+        empty(dir.path()).unwrap();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
         assert!(Path::new("/etc/passwd").exists());
     }
@@ -139,7 +146,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir_all(dir.path().join("target/data")).unwrap();
         let target = dir.path().join("target");
-        let error = prepare(&target, true, &[&target.join("data")]).unwrap_err().to_string();
+        let error = check(&target, true, &[&target.join("data")]).unwrap_err().to_string();
         assert!(error.contains("target/data is in it"), "{error}");
         assert!(target.join("data").exists());
         for vital in ["/", "/usr", "/etc/../etc", "/dev"] {

@@ -1,6 +1,7 @@
 //! Frames and pieces on libp2p streams.
 
 use std::io;
+use std::time::Duration;
 
 use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use shoal_proto::wire::{BULK_HEADER_BYTES, BulkHeader, DecodeError, FRAME_BYTES_MAX, Frame};
@@ -11,6 +12,8 @@ use crate::block::EncodedBlock;
 const SLICE_BYTES: usize = 64 << 10;
 /// Bytes of payload between two reports of progress.
 const PROGRESS_BYTES: usize = 256 << 10;
+/// How long that many bytes may take: a peer that dribbles holds a share of the inflow budget.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
 /// Longest length prefix: enough for `FRAME_BYTES_MAX`.
 const VARINT_BYTES_MAX: usize = 4;
 /// Bytes that a frame's buffer may be allocated with before any of them arrived.
@@ -28,6 +31,8 @@ pub(super) enum StreamError {
     Varint,
     #[error(transparent)]
     Decode(#[from] DecodeError),
+    #[error("{PROGRESS_BYTES} bytes of a piece took longer than {SILENCE_MAX:?}")]
+    Stalled,
     #[error("a piece that cannot be: {0}")]
     Piece(String),
 }
@@ -35,7 +40,7 @@ pub(super) enum StreamError {
 impl StreamError {
     /// Whether the peer broke the protocol, rather than going away.
     pub(super) fn is_fault(&self) -> bool {
-        !matches!(self, Self::Broken(_) | Self::Closed)
+        !matches!(self, Self::Broken(_) | Self::Closed | Self::Stalled)
     }
 }
 
@@ -108,7 +113,8 @@ pub(super) async fn read_payload<R: AsyncRead + Unpin>(
         if at > 0 {
             progress();
         }
-        stream.read_exact(part).await?;
+        let read = tokio::time::timeout(SILENCE_MAX, stream.read_exact(part)).await;
+        read.map_err(|_| StreamError::Stalled)??;
     }
     Ok(payload)
 }

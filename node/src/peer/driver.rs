@@ -1,13 +1,14 @@
 //! The one loop that drives every exchange with tokio and libp2p.
 //!
-//! "One input, then drain the outputs": every input of the loop (a swarm event, a frame, a piece, a verdict, a
-//! command, time) reaches at most one exchange, whose outputs are carried out at once. The loop never waits for a
+//! "One input, then drain the outputs": every input of an exchange (a frame, a piece, a verdict, a
+//! neighbour that came or went, time) is followed by all its outputs, which are carried out at once. The loop never waits for a
 //! disk, a socket or another task: what it hands on goes into queues that are bounded and sized not to fill.
 
 mod links;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -21,6 +22,7 @@ use rand::Rng;
 use shoal_proto::exchange::{Bitfield, Event, Output, PeerKey, Receipt, Role};
 use shoal_proto::time::Time;
 use shoal_proto::wire::{Answer, Frame, Hello, PeerRole, Query, TradeFrame};
+use socket2::{Domain, Socket, Type};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
@@ -36,6 +38,12 @@ use crate::store::Store;
 const INPUTS_MAX: usize = 1024;
 /// Inputs handled between two looks at the other sources.
 const INPUTS_PER_TURN: usize = 64;
+/// Silence after which a listener on every interface has told of them all.
+const INTERFACES_QUIET: Duration = Duration::from_millis(50);
+/// How long a listener may take to tell of its first address.
+const LISTEN_MAX: Duration = Duration::from_secs(3);
+/// How long a new connection may take to say hello.
+const HELLO_MAX: Duration = Duration::from_secs(10);
 /// How often a peer with few neighbours asks them for more.
 const PEERS_WANTED_INTERVAL: Duration = Duration::from_secs(5);
 /// How long a peer that found the house full has to read whom else to ask.
@@ -136,13 +144,27 @@ impl Driver {
             let wanted = Multiaddr::from(address.ip()).with(Protocol::Tcp(address.port()));
             let failed = |reason: String| Error::Listen { address, reason };
             // The transport listens with SO_REUSEPORT, which would share a port that is in use without a word.
-            TcpListener::bind(address).map_err(|error| failed(error.to_string()))?;
+            probe(address).map_err(|error| failed(error.to_string()))?;
             let listener = self.swarm.listen_on(wanted).map_err(|error| failed(innermost(&error)))?;
             waiting.insert(listener, address);
         }
         let mut addresses: Vec<SocketAddr> = Vec::new();
-        while !waiting.is_empty() {
-            match self.swarm.select_next_some().await {
+        // A listener on every interface tells of one after the other: all are there when it falls silent.
+        loop {
+            let patience = if waiting.is_empty() { INTERFACES_QUIET } else { LISTEN_MAX };
+            let event = match tokio::time::timeout(patience, self.swarm.select_next_some()).await {
+                Ok(event) => event,
+                Err(_) => match waiting.into_values().next() {
+                    None => break,
+                    Some(address) => {
+                        return Err(Error::Listen {
+                            address,
+                            reason: "no interface has such an address".to_owned(),
+                        });
+                    }
+                },
+            };
+            match event {
                 SwarmEvent::NewListenAddr { listener_id, address } => {
                     waiting.remove(&listener_id);
                     addresses.extend(socket_address(&address));
@@ -272,16 +294,28 @@ impl Driver {
         let list = request.list.clone();
         let known = self.trades.find(&list.name()).is_some();
         let number = self.trades.start(request, role, rand::rng().random());
+        self.tell_replicated();
         if !known {
             let now = self.now();
             let keys: Vec<PeerKey> = self.links.keys().copied().collect();
             for key in keys {
-                self.send(key, Frame::Join { exchange: number, list: list.name() });
+                self.tell_join(key, number);
                 self.connect_if_joined(now, key, number);
             }
             self.drain(number);
         }
         number
+    }
+
+    /// Says by which number this side calls a list, once to each neighbour.
+    fn tell_join(&mut self, key: PeerKey, number: u32) {
+        let (Some(link), Some(trade)) = (self.links.get_mut(&key), self.trades.get_mut(number)) else {
+            return;
+        };
+        if link.note_told(number) {
+            let list = trade.list.name();
+            self.send(key, Frame::Join { exchange: number, list });
+        }
     }
 
     /// Both sides trade the list: tells the exchange, once.
@@ -291,6 +325,7 @@ impl Driver {
         };
         if link.begin_trade(number, &trade.list) {
             trade.exchange.handle_connected(now, key);
+            self.book.connected(&link.peer);
         }
     }
 
@@ -350,21 +385,33 @@ impl Driver {
         }
     }
 
+    /// Copies come and go: what is said is what is so now.
+    fn tell_replicated(&self) {
+        let replicated = self.trades.replicated();
+        self.replicated.send_if_modified(|said| std::mem::replace(said, replicated) != replicated);
+    }
+
     fn handle_event(&mut self, number: u32, event: Event) {
         let Some(trade) = self.trades.get_mut(number) else { return };
         match event {
             Event::Complete => {
                 tracing::info!(list = %trade.list.name(), pieces = trade.list.len(), "every piece is held")
             }
-            Event::Replicated => {
-                trade.replicated = true;
-                if self.trades.replicated() {
-                    self.replicated.send_replace(true);
-                }
-            }
+            Event::Replicated => self.tell_replicated(),
             Event::Held { .. } | Event::Corrupt { .. } | Event::Duplicate { .. } | Event::Sent { .. } => {}
         }
     }
+}
+
+/// Fails when somebody listens on the address already; an IPv6 listener takes no IPv4 connections, here as there.
+fn probe(address: SocketAddr) -> io::Result<()> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(1)
 }
 
 /// What the error is about, without the layers that carried it.

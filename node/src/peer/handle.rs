@@ -91,7 +91,8 @@ impl Peer {
         status.await.map_err(|_| Error::Stopped)
     }
 
-    /// Waits until every piece of every content list that is traded here is held by some neighbour too.
+    /// Waits until every piece of every content list that is traded here is held by some neighbour too (a seeder's
+    /// exchanges say so; a node's do not).
     pub async fn replicated(&self) -> Result<(), Error> {
         let mut replicated = self.replicated.clone();
         replicated.wait_for(|replicated| *replicated).await.map(|_| ()).map_err(|_| Error::Stopped)

@@ -25,14 +25,14 @@ use crate::peer::streams::{Lane, Opened};
 use crate::store::Store;
 
 /// Control frames that may wait for one peer; a peer that does not read them is disconnected.
-pub(super) const CONTROL_QUEUE_MAX: usize = 8192;
+pub(super) const CONTROL_QUEUE_MAX: usize = 2048;
 /// Pieces that may wait to be written to one peer; above the exchanges' own bound on uploads in hand.
 pub(super) const UPLOADS_PER_LINK_MAX: usize = 64;
 /// Piece lists that one peer may join: two for each image that it trades.
 const JOINS_MAX: usize = 256;
 /// Bytes of control frames written in one go.
 const CONTROL_BATCH_BYTES: usize = 64 << 10;
-/// Bytes of received pieces, encoded and decoded together, that a peer keeps in memory until they are stored.
+/// Encoded bytes of received pieces that a peer keeps in memory until they are stored.
 const INFLOW_BYTES_MAX: usize = 48 << 20;
 /// The unit of the inflow budget.
 const INFLOW_UNIT_BYTES: usize = 64 << 10;
@@ -49,7 +49,6 @@ pub(super) enum FromLink {
     Piece(ReceivedPiece),
     /// The store could not supply a piece that an exchange promised.
     Unreadable {
-        to: PeerKey,
         exchange: u32,
         piece: PieceIndex,
     },
@@ -129,6 +128,10 @@ pub(super) struct Link {
     their_lists: TheirLists,
     /// The peer's numbers for the lists it joined.
     joined: BTreeMap<u32, Cid>,
+    /// Whether it is a neighbour, or only told of others.
+    pub(super) welcome: bool,
+    /// Our numbers of the trades that this peer was told of.
+    told: BTreeSet<u32>,
     /// Our numbers of the trades that both sides joined.
     trading: BTreeSet<u32>,
     control: mpsc::Sender<Frame>,
@@ -155,6 +158,7 @@ impl Link {
         connection: ConnectionId,
         remote_ip: Option<IpAddr>,
         we_dialed: bool,
+        welcome: bool,
     ) -> Self {
         let (control, control_out) = mpsc::channel(CONTROL_QUEUE_MAX);
         let (uploads, uploads_out) = mpsc::channel(UPLOADS_PER_LINK_MAX);
@@ -167,6 +171,8 @@ impl Link {
             hello: None,
             their_lists: TheirLists::default(),
             joined: BTreeMap::new(),
+            welcome,
+            told: BTreeSet::new(),
             trading: BTreeSet::new(),
             control,
             uploads,
@@ -188,6 +194,11 @@ impl Link {
             return Err("it calls two piece lists by one number");
         }
         Ok(())
+    }
+
+    /// Notes that the peer is told of a trade; true the first time.
+    pub(super) fn note_told(&mut self, ours: u32) -> bool {
+        self.told.insert(ours)
     }
 
     /// The list that the peer calls by this number.
@@ -233,7 +244,7 @@ impl Link {
             }
             Opened::Outbound(Lane::Bulk, stream) => {
                 let Some(uploads) = self.unopened.1.take() else { return };
-                spawn(key, around.clone(), write_bulk(key, stream, uploads, around))
+                spawn(key, around.clone(), write_bulk(stream, uploads, around))
             }
             Opened::Inbound(Lane::Control, stream) => {
                 spawn(key, around.clone(), read_control(key, stream, around))
@@ -298,7 +309,6 @@ async fn read_control(key: PeerKey, stream: Stream, around: Surroundings) -> Res
 }
 
 async fn write_bulk(
-    key: PeerKey,
     mut stream: Stream,
     mut uploads: mpsc::Receiver<Upload>,
     around: Surroundings,
@@ -319,7 +329,9 @@ async fn write_bulk(
                     Ok(Ok(_)) => "not in the store".to_owned(),
                 };
                 tracing::warn!(%cid, %piece, why, "a held piece cannot be read and is withdrawn");
-                if around.driver.send(FromLink::Unreadable { to: key, exchange, piece }).await.is_err() {
+                // Else it could not be stored again once it was fetched again.
+                around.store.discard(&cid);
+                if around.driver.send(FromLink::Unreadable { exchange, piece }).await.is_err() {
                     return Ok(());
                 }
             }
@@ -348,7 +360,7 @@ async fn read_bulk(
         if bytes > payload_bytes_max(block.raw_bytes) {
             return Err(wrong("longer than its raw length allows"));
         }
-        let permit = around.inflow.reserve(bytes + block.raw_bytes as usize).await;
+        let permit = around.inflow.reserve(bytes).await;
         let payload = codec::read_payload(&mut stream, bytes, || {
             let progress = FromLink::Progress { from: key, exchange: header.exchange, piece: header.piece };
             // Only a hint: a full queue means that the driver hears from this link soon anyway.

@@ -26,7 +26,6 @@ pub(super) struct Trade {
     pub(super) kind: ListKind,
     pub(super) exchange: Exchange,
     pub(super) sink: Arc<dyn PieceSink>,
-    pub(super) replicated: bool,
     /// Pieces that are stored and not yet in the sink.
     unsunk: usize,
     done: Option<oneshot::Sender<Result<(), Error>>>,
@@ -53,7 +52,7 @@ impl Trades {
         }
         let number = u32::try_from(self.running.len()).expect("a peer trades few lists");
         let exchange = Exchange::new(tuning(), role, list.clone(), held, seed);
-        let mut trade = Trade { list, kind, exchange, sink, replicated: false, unsunk: 0, done: Some(done) };
+        let mut trade = Trade { list, kind, exchange, sink, unsunk: 0, done: Some(done) };
         trade.check_done();
         self.running.insert(number, trade);
         self.by_list.insert(name, number);
@@ -83,7 +82,8 @@ impl Trades {
     /// Whether every content list that is traded has another holder for each of its pieces.
     pub(super) fn replicated(&self) -> bool {
         let mut content = self.running.values().filter(|trade| trade.kind == ListKind::Content).peekable();
-        content.peek().is_some() && content.all(|trade| trade.replicated)
+        let elsewhere = |trade: &Trade| trade.list.is_empty() || trade.exchange.copies_elsewhere() > 0;
+        content.peek().is_some() && content.all(elsewhere)
     }
 }
 

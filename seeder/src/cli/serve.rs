@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 use indicatif::HumanBytes;
@@ -12,6 +13,9 @@ use shoal_seeder::control::answer_requests;
 use shoal_seeder::serve::serve;
 
 use crate::cli::{Common, print_json, runtime};
+
+/// How long blocking work may take to notice the end.
+const SHUTDOWN_MAX: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Args)]
 pub(crate) struct Serve {
@@ -29,7 +33,8 @@ impl Serve {
         let _lock = home.lock()?;
         let catalog = Catalog::open(&home)?;
         let store = Arc::new(Store::open(&home.store_dir())?);
-        runtime()?.block_on(async {
+        let runtime = runtime()?;
+        let exit = runtime.block_on(async {
             let images: Vec<(String, u64)> = catalog
                 .images()
                 .map(|image| (image.name.name.to_string(), image.facts.compressed_bytes))
@@ -65,6 +70,9 @@ impl Serve {
                 println!("sent {}", HumanBytes(traffic.sent_bytes));
             }
             Ok(Exit::Done)
-        })
+        });
+        // A capture that is under way is not waited for: it published nothing yet.
+        runtime.shutdown_timeout(SHUTDOWN_MAX);
+        exit
     }
 }

@@ -3,6 +3,7 @@
 use clap::Args;
 use shoal_node::exit::Exit;
 use shoal_proto::image::ImageName;
+use shoal_proto::ticket::HostPort;
 use shoal_seeder::catalog::Catalog;
 
 use crate::cli::{Common, print_json};
@@ -12,7 +13,7 @@ pub(crate) struct TicketCommand {
     /// Name this image in the ticket
     name: Option<ImageName>,
     /// Reach the seeder at this host instead of the addresses it listens on
-    #[arg(long, value_name = "HOST")]
+    #[arg(long, value_name = "HOST", value_parser = parse_host)]
     host: Option<String>,
 }
 
@@ -29,5 +30,19 @@ impl TicketCommand {
             println!("{ticket}");
         }
         Ok(Exit::Done)
+    }
+}
+
+/// A host without a port: the ports are those that the seeder listens on.
+fn parse_host(text: &str) -> Result<String, String> {
+    let bracketed = if text.contains(':') { format!("[{text}]:1") } else { format!("{text}:1") };
+    match bracketed.parse::<HostPort>() {
+        Ok(address) if address.host.parse::<std::net::IpAddr>().is_ok() || !text.contains(':') => {
+            Ok(address.host)
+        }
+        _ => {
+            Err("not a host name or an IP address (the port is the one that the seeder listens on)"
+                .to_owned())
+        }
     }
 }

@@ -64,9 +64,9 @@ impl Driver {
         let key = PeerKey(self.next_key);
         self.next_key += 1;
         let remote_ip = socket_address(endpoint.get_remote_address()).map(|address| address.ip());
-        self.links.insert(key, Link::new(key, peer, connection, remote_ip, we_dialed));
+        self.links.insert(key, Link::new(key, peer, connection, remote_ip, we_dialed, welcome));
         self.by_peer.insert(peer, key);
-        self.book.connected(&peer);
+        self.farewells.push((now + if welcome { HELLO_MAX } else { FAREWELL }, key));
         let mut ports: Vec<u16> = self.listen.iter().map(SocketAddr::port).collect();
         ports.sort_unstable();
         ports.dedup();
@@ -76,12 +76,11 @@ impl Driver {
         if !welcome {
             let peers = self.book.tell(now, &peer, |other| self.by_peer.contains_key(other));
             self.send(key, Frame::Peers(peers));
-            self.farewells.push((now + FAREWELL, key));
             return;
         }
-        for (number, trade) in self.trades.iter().map(|(n, trade)| (n, trade.list.name())).collect::<Vec<_>>()
-        {
-            self.send(key, Frame::Join { exchange: number, list: trade });
+        // A seeder of many images answers joins, and does not list all that it ever traded.
+        if self.role == PeerRole::Node {
+            self.trades.numbers().into_iter().for_each(|number| self.tell_join(key, number));
         }
         let queries: Vec<Query> = self.lookups.iter().map(|lookup| lookup.query.clone()).collect();
         queries.into_iter().for_each(|query| self.send(key, Frame::Query(query)));
@@ -108,10 +107,9 @@ impl Driver {
                 }
             }
             FromLink::Piece(received) => self.handle_piece(received),
-            FromLink::Unreadable { to, exchange: number, piece } => {
+            FromLink::Unreadable { exchange: number, piece } => {
                 let now = self.now();
                 if let Some(trade) = self.trades.get_mut(number) {
-                    trade.exchange.handle_sent(now, to, piece);
                     trade.exchange.handle_lost(now, piece);
                     self.drain(number);
                 }
@@ -181,6 +179,9 @@ impl Driver {
         }
         tracing::info!(peer = %link.peer, role = ?hello.role, rack = hello.rack, "joined a neighbour");
         link.hello = Some(hello);
+        if link.welcome {
+            self.farewells.retain(|(_, waiting)| *waiting != key);
+        }
         self.trouble = None;
         self.tell_peers(key);
     }
@@ -237,6 +238,7 @@ impl Driver {
             Some(self.start_trade(request, role))
         });
         if let Some(number) = number {
+            self.tell_join(key, number);
             self.connect_if_joined(now, key, number);
             self.drain(number);
         }
@@ -290,7 +292,7 @@ impl Driver {
     pub(super) fn close(&mut self, key: PeerKey) {
         if let Some(link) = self.links.get(&key) {
             self.swarm.close_connection(link.connection);
-            self.forget(key, "the house is full");
+            self.forget(key, "it said no hello, or there are neighbours enough");
         }
     }
 
@@ -305,6 +307,7 @@ impl Driver {
         let now = self.now();
         let Some(link) = self.links.remove(&key) else { return };
         self.by_peer.remove(&link.peer);
+        self.farewells.retain(|(_, waiting)| *waiting != key);
         for number in self.trades.numbers() {
             if link.trades(number) {
                 let Some(trade) = self.trades.get_mut(number) else { continue };
@@ -312,6 +315,7 @@ impl Driver {
                 self.drain(number);
             }
         }
+        self.tell_replicated();
     }
 
     pub(super) fn dial_due(&mut self, now: Time) {
