@@ -65,3 +65,74 @@ fn an_installed_tree_verifies_until_it_drifts() {
     assert_eq!(drifted.status.code(), Some(3));
     assert!(drifted.stdout.concat().contains("text again"), "{:?}", drifted.stdout);
 }
+
+#[test]
+fn an_install_that_is_done_is_done_again_at_once() {
+    let tree = TreeFixture::new(TREE);
+    let publisher = Publisher::new();
+    publisher.capture(&tree.path(), "tree");
+    let server = publisher.serve(&[]);
+    let node = Node::new();
+    let install = |more: &[&str]| {
+        let arguments = [&["--image", "tree", "--seed-for", "0s", "--json"], more].concat();
+        Process::start(node.install_command(&server.ticket, &arguments)).finish()
+    };
+    install(&[]).expect_success();
+    let before = fs::metadata(node.target().join("text again")).unwrap().ino();
+    let again = install(&[]).expect_success();
+    assert!(again.stdout.concat().contains("already_installed"), "{:?}", again.stdout);
+    assert_eq!(fs::metadata(node.target().join("text again")).unwrap().ino(), before);
+
+    fs::write(tree.path().join("new"), "new").unwrap();
+    publisher.capture(&tree.path(), "tree");
+    let other = install(&[]);
+    assert_eq!(other.status.code(), Some(1));
+    assert!(other.stderr.concat().contains("--force replaces it"), "{:?}", other.stderr);
+    fs::write(node.target().join("stray"), "goes").unwrap();
+    install(&["--force"]).expect_success();
+    assert_same(&tree.path(), &node.target());
+}
+
+#[test]
+fn force_empties_nothing_before_the_image_is_known() {
+    let publisher = Publisher::new();
+    let server = publisher.serve(&[]);
+    let node = Node::new();
+    fs::write(node.target().join("precious"), "stays").unwrap();
+    let arguments = ["--image", "none", "--force", "--seed-for", "0s"];
+    let refused = Process::start(node.install_command(&server.ticket, &arguments)).finish();
+    assert_eq!(refused.status.code(), Some(1));
+    assert_eq!(fs::read(node.target().join("precious")).unwrap(), b"stays");
+}
+
+#[test]
+fn an_image_captured_while_the_seeder_serves_is_offered_at_once() {
+    let tree = TreeFixture::new(TREE);
+    let publisher = Publisher::new();
+    let server = publisher.serve(&[]);
+    publisher.capture(&tree.path(), "late");
+    let node = Node::new();
+    node.install(&server.ticket, "late").report();
+    assert_same(&tree.path(), &node.target());
+}
+
+#[test]
+fn a_damaged_block_of_the_seeder_is_found_and_stored_anew_by_the_next_capture() {
+    let tree = TreeFixture::new(TREE);
+    let publisher = Publisher::alone();
+    publisher.capture(&tree.path(), "tree");
+    publisher.run(&["fsck", "--json"]).expect_success();
+    let pack = publisher.data().join("store/packs/00000001.pack");
+    let mut bytes = fs::read(&pack).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&pack, bytes).unwrap();
+    let found = publisher.run(&["fsck", "--json"]);
+    assert_eq!(found.status.code(), Some(3));
+    publisher.capture(&tree.path(), "tree");
+    publisher.run(&["fsck", "--json"]).expect_success();
+    let server = publisher.serve(&[]);
+    let node = Node::new();
+    node.install(&server.ticket, "tree").report();
+    assert_same(&tree.path(), &node.target());
+}

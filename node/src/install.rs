@@ -87,6 +87,10 @@ pub enum Error {
     NoImageNamed,
     #[error(transparent)]
     Target(#[from] target::Error),
+    #[error("{} holds image {image} already; --force installs it anew", .path.display())]
+    AlreadyInstalled { path: PathBuf, image: Cid },
+    #[error("{} holds image {old}, and {name} is image {new} by now; --force replaces it", .path.display())]
+    OtherInstalled { path: PathBuf, old: Cid, name: ImageName, new: Cid },
     #[error("the seeder no longer has image {image}, which {} was being installed with; --force starts over", .path.display())]
     ImageGone { path: PathBuf, image: Cid },
     #[error("{} holds an unfinished install of image {image}; --force starts over with another", .path.display())]
@@ -207,15 +211,25 @@ impl Run {
             Query::Name(name) => Some(name.clone()),
             Query::Image(_) => self.target.record()?.and_then(|record| record.name?.parse().ok()),
         };
-        self.known.learn(answer);
         let phase = match self.beginning {
+            Beginning::Complete(old) => return Err(self.nothing_to_do(old, &answer, root.cid())),
             Beginning::ToBeEmptied => Phase::Emptying,
             Beginning::Empty | Beginning::Resumed => Phase::Installing,
         };
+        self.known.learn(answer);
         self.target.write_root(&root)?;
         self.target.write_record(&self.record(root.cid(), name.as_ref(), phase))?;
         tracing::info!(image = %root.cid(), name = name.as_ref().map(ImageName::as_str), "installing");
         Ok((root, name))
+    }
+
+    /// The tree is complete already, with this image or with another one.
+    fn nothing_to_do(&self, old: Cid, answer: &Answer, new: Cid) -> Error {
+        let path = self.options.target.clone();
+        match &answer.query {
+            Query::Name(name) if old != new => Error::OtherInstalled { path, old, name: name.clone(), new },
+            _ => Error::AlreadyInstalled { path, image: old },
+        }
     }
 
     async fn fetch_manifest(
@@ -341,6 +355,8 @@ enum Beginning {
     ToBeEmptied,
     /// Holds what an interrupted run wrote.
     Resumed,
+    /// Holds a complete tree of this image, asked for by the same name.
+    Complete(Cid),
 }
 
 /// Finds out what a target holds, and so what is to be fetched: an unfinished install goes on with its own image,
@@ -351,13 +367,20 @@ fn choose_wanted(
     name: ImageName,
 ) -> Result<(Query, Beginning), Error> {
     let target = &options.target;
-    let unfinished = state.record()?.filter(|record| record.phase == Phase::Installing && !options.force);
-    if let Some(record) = unfinished {
+    let record = state.record()?.filter(|_| !options.force);
+    if let Some(record) = record.filter(|record| record.phase != Phase::Emptying) {
         let image: Option<Cid> = record.image.parse().ok();
-        return match image.filter(|_| record.name.as_deref() == Some(name.as_str())) {
-            Some(image) => Ok((Query::Image(image), Beginning::Resumed)),
-            None => Err(Error::OtherUnfinished { path: target.clone(), image: record.image }),
-        };
+        let image = image.filter(|_| record.name.as_deref() == Some(name.as_str()));
+        match (record.phase, image) {
+            (Phase::Installing, Some(image)) => return Ok((Query::Image(image), Beginning::Resumed)),
+            (Phase::Installing, None) => {
+                return Err(Error::OtherUnfinished { path: target.clone(), image: record.image });
+            }
+            (_, Some(image)) if !target::is_empty(target)? => {
+                return Ok((Query::Name(name), Beginning::Complete(image)));
+            }
+            _ => {}
+        }
     }
     let kept = [Some(&options.data), options.store.as_ref()];
     let kept: Vec<&Path> = kept.into_iter().flatten().map(PathBuf::as_path).collect();

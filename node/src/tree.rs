@@ -9,6 +9,7 @@
 
 pub mod apply;
 pub mod capture;
+pub mod clear;
 pub mod exclude;
 mod metadata;
 mod root;

@@ -26,8 +26,6 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    #[error("image file {} is damaged: {why}", .path.display())]
-    Damaged { path: PathBuf, why: String },
     #[error("no image {0}")]
     Unknown(ImageName),
 }
@@ -37,6 +35,15 @@ pub enum Error {
 pub struct Catalog {
     images_dir: PathBuf,
     images: BTreeMap<ImageName, Image>,
+    damaged: Vec<Damaged>,
+}
+
+/// An image file that cannot be believed, and is passed over.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("image file {} is damaged and passed over: {why}", .path.display())]
+pub struct Damaged {
+    pub path: PathBuf,
+    pub why: String,
 }
 
 /// One published image: what the publisher states of it, and what people want to know.
@@ -86,13 +93,21 @@ impl Catalog {
     pub fn open(home: &Home) -> Result<Self, Error> {
         let images_dir = home.images_dir();
         durable::create_private_dir(&images_dir)?;
-        let mut catalog = Self { images_dir, images: BTreeMap::new() };
+        let mut catalog = Self { images_dir, images: BTreeMap::new(), damaged: Vec::new() };
         catalog.load(&home.publisher.public())?;
+        for damaged in &catalog.damaged {
+            tracing::warn!("{damaged}");
+        }
         Ok(catalog)
     }
 
     pub fn images(&self) -> impl Iterator<Item = &Image> {
         self.images.values()
+    }
+
+    /// Files that were passed over.
+    pub fn damaged(&self) -> &[Damaged] {
+        &self.damaged
     }
 
     pub fn find(&self, name: &ImageName) -> Result<&Image, Error> {
@@ -127,12 +142,15 @@ impl Catalog {
             // What an interrupted write left begins with a dot, as no image name does.
             let Ok(name) = entry.file_name().to_string_lossy().parse::<ImageName>() else { continue };
             let Some(bytes) = durable::read(&entry.path())? else { continue };
-            let damaged = |why: String| Error::Damaged { path: entry.path(), why };
-            let image = decode(&bytes, publisher).map_err(damaged)?;
-            if image.name.name != name {
-                return Err(damaged(format!("it is of image {}", image.name.name)));
+            let image = decode(&bytes, publisher).and_then(|image| match image.name.name == name {
+                true => Ok(image),
+                false => Err(format!("it is of image {}", image.name.name)),
+            });
+            match image {
+                Ok(image) => drop(self.images.insert(name, image)),
+                // The others are as good as ever.
+                Err(why) => self.damaged.push(Damaged { path: entry.path(), why }),
             }
-            self.images.insert(name, image);
         }
         Ok(())
     }
@@ -217,6 +235,12 @@ mod tests {
         assert_eq!(Catalog::open(&home).unwrap().images().count(), 1);
     }
 
+    fn complaint(home: &Home) -> String {
+        let catalog = Catalog::open(home).unwrap();
+        assert_eq!(catalog.images().count(), 0, "the damaged one is passed over");
+        catalog.damaged()[0].to_string()
+    }
+
     #[test]
     fn an_image_file_that_is_torn_renamed_or_of_another_publisher_is_named() {
         let dir = tempfile::tempdir().unwrap();
@@ -226,19 +250,16 @@ mod tests {
         let whole = fs::read(&file).unwrap();
 
         fs::write(&file, &whole[..whole.len() / 2]).unwrap();
-        let error = Catalog::open(&home).unwrap_err().to_string();
-        assert!(error.contains("images/debian is damaged"), "{error}");
+        assert!(complaint(&home).contains("images/debian is damaged"));
 
         fs::remove_file(&file).unwrap();
         fs::write(home.images_dir().join("other"), &whole).unwrap();
-        let error = Catalog::open(&home).unwrap_err().to_string();
-        assert!(error.ends_with("it is of image debian"), "{error}");
+        assert!(complaint(&home).ends_with("it is of image debian"));
 
         let stranger = tempfile::tempdir().unwrap();
         let stranger = Home::open(stranger.path()).unwrap();
         fs::create_dir_all(stranger.images_dir()).unwrap();
         fs::write(stranger.images_dir().join("debian"), &whole).unwrap();
-        let error = Catalog::open(&stranger).unwrap_err().to_string();
-        assert!(error.contains("the signature is not the publisher's"), "{error}");
+        assert!(complaint(&stranger).contains("the signature is not the publisher's"));
     }
 }

@@ -2,6 +2,7 @@
 
 mod capture;
 mod demo;
+mod fsck;
 mod images;
 mod serve;
 mod ticket;
@@ -55,6 +56,10 @@ enum Verb {
     Images(images::Images),
     /// Show what is known of an image
     Show(images::Show),
+    /// Take an image out of the catalog; its blocks stay
+    Rm(fsck::Remove),
+    /// Read every block and say which are damaged
+    Fsck(fsck::Fsck),
     /// Seed the images until interrupted
     Serve(serve::Serve),
     /// Print the line that a node needs to join
@@ -70,6 +75,8 @@ pub(crate) fn main() -> ExitCode {
         Verb::Capture(capture) => capture.run(common),
         Verb::Images(images) => images.run(common),
         Verb::Show(show) => show.run(common),
+        Verb::Rm(remove) => remove.run(common),
+        Verb::Fsck(fsck) => fsck.run(common),
         Verb::Serve(serve) => serve.run(common),
         Verb::Ticket(ticket) => ticket.run(common),
     };

@@ -82,6 +82,11 @@ impl Publisher {
         command
     }
 
+    /// The data folder.
+    pub fn data(&self) -> &Path {
+        self.data.path()
+    }
+
     /// Runs a command to its end.
     pub fn run(&self, arguments: &[&str]) -> Finished {
         Process::start(self.command(arguments)).finish()

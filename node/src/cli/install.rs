@@ -10,7 +10,7 @@ use anyhow::Context;
 use clap::Args;
 use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressStyle};
 use shoal_node::exit::{Exit, Usage, interrupted};
-use shoal_node::install::{InstallOptions, InstallReport, Installed, install};
+use shoal_node::install::{Error, InstallOptions, InstallReport, Installed, install};
 use shoal_node::progress::{Monitor, Snapshot, Stage};
 use shoal_proto::image::ImageName;
 use shoal_proto::ticket::Ticket;
@@ -62,7 +62,21 @@ impl Install {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         runtime.block_on(async {
             let display = Display::new();
-            let installed = install(options, &display).await?;
+            let installed = match install(options, &display).await {
+                // What was to be done is done: a script that retries until it is may stop.
+                Err(ref done @ Error::AlreadyInstalled { ref image, .. }) => {
+                    display.bar.finish_and_clear();
+                    eprintln!("{done}");
+                    if common.json {
+                        println!(
+                            "{}",
+                            serde_json::json!({ "image": image.to_string(), "already_installed": true })
+                        );
+                    }
+                    return Ok(Exit::Done);
+                }
+                installed => installed?,
+            };
             display.bar.finish_and_clear();
             print_report(&installed.report, common.json)?;
             serve(installed, self.seed_for).await;

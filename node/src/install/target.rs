@@ -6,6 +6,8 @@ use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
+use crate::tree::clear::{ClearError, clear};
+
 /// An entry that every fresh ext file system has: a target that holds nothing else is empty.
 const LOST_AND_FOUND: &str = "lost+found";
 /// Directories that a running machine cannot do without.
@@ -26,12 +28,8 @@ pub enum Error {
     NotEmpty(PathBuf),
     #[error("{} is not emptied: {why}", .path.display())]
     Refused { path: PathBuf, why: String },
-    #[error("cannot empty {}", .path.display())]
-    Empty {
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Clear(#[from] ClearError),
 }
 
 /// Whether `target` has to be emptied first; an error unless it is empty or `force` says that it may be. Refuses to
@@ -52,19 +50,15 @@ pub(super) fn check(target: &Path, force: bool, kept: &[&Path]) -> Result<bool, 
     Ok(true)
 }
 
+/// Whether `target` holds nothing but `lost+found`.
+pub(super) fn is_empty(target: &Path) -> Result<bool, Error> {
+    let found = entries(target).map_err(|source| Error::Unusable { path: target.to_owned(), source })?;
+    Ok(found.is_empty())
+}
+
 /// Removes everything in `target` but `lost+found`, once [`check`] allowed it.
 pub(super) fn empty(target: &Path) -> Result<(), Error> {
-    let unusable = |source| Error::Unusable { path: target.to_owned(), source };
-    for entry in entries(target).map_err(unusable)? {
-        let path = entry.path();
-        let removed = match entry.file_type() {
-            Ok(kind) if kind.is_dir() => fs::remove_dir_all(&path),
-            Ok(_) => fs::remove_file(&path),
-            Err(error) => Err(error),
-        };
-        removed.map_err(|source| Error::Empty { path, source })?;
-    }
-    Ok(())
+    Ok(clear(target, LOST_AND_FOUND)?)
 }
 
 fn entries(dir: &Path) -> io::Result<Vec<DirEntry>> {

@@ -34,6 +34,8 @@ use crate::store::Store;
 
 /// Most unreadable paths that an error lists; it counts the others.
 pub const UNREADABLE_LISTED_MAX: usize = 1000;
+/// Most that the error's one line names.
+const UNREADABLE_SHOWN_MAX: usize = 5;
 /// zstd level of blocks: higher ones cost more time than the bytes they save take to move.
 pub const LEVEL_DEFAULT: i32 = 3;
 
@@ -182,13 +184,14 @@ impl Unreadables {
 impl fmt::Display for Unreadables {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut separator = "";
-        for Unreadable { path, reason } in &self.listed {
+        let shown = self.listed.len().min(UNREADABLE_SHOWN_MAX);
+        for Unreadable { path, reason } in &self.listed[..shown] {
             write!(f, "{separator}cannot read {path}: {reason}")?;
-            separator = "\n";
+            separator = "; ";
         }
-        match self.count - self.listed.len() as u64 {
+        match self.count - shown as u64 {
             0 => Ok(()),
-            others => write!(f, "\nand {others} more paths"),
+            others => write!(f, "; and {others} more"),
         }
     }
 }

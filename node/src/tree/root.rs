@@ -88,6 +88,8 @@ pub(super) fn remove(dir: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
         return rustix::fs::unlinkat(dir, name, AtFlags::empty());
     }
     let inner = open_directory_in(dir, name)?;
+    // Its owner may have closed it; a failure shows when the removal fails.
+    let _ = super::metadata::open_for_filling(&inner);
     for below in list(&inner)? {
         remove(&inner, &below)?;
     }

@@ -23,7 +23,7 @@ pub(crate) struct Capture {
     /// What to call the image; an image of this name is replaced and taken as parent
     name: ImageName,
     /// Leave out what matches (rsync's pattern language; can be repeated)
-    #[arg(long, value_name = "PATTERN")]
+    #[arg(long, value_name = "PATTERN", allow_hyphen_values = true)]
     exclude: Vec<String>,
     /// Leave out what the patterns in FILE match, one a line (can be repeated)
     #[arg(long, value_name = "FILE")]
@@ -59,6 +59,15 @@ impl Capture {
         if common.json {
             print_json(&published)?;
         } else {
+            let report = &published.report;
+            let left_out = [
+                (report.sockets, "sockets"),
+                (report.vanished, "entries that vanished"),
+                (report.mounts, "mounted file systems"),
+            ];
+            for (count, what) in left_out.into_iter().filter(|(count, _)| *count > 0) {
+                println!("left out {count} {what}");
+            }
             println!(
                 "{}: {} entries, {} in {} blocks ({} compressed, {} of it new) in {:.1} s",
                 published.name,
