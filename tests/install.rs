@@ -74,7 +74,7 @@ fn an_install_that_is_done_is_done_again_at_once() {
     let server = publisher.serve(&[]);
     let node = Node::new();
     let install = |more: &[&str]| {
-        let arguments = [&["--image", "tree", "--seed-for", "0s", "--json"], more].concat();
+        let arguments = [&["--image", "tree", "--seed-for", "0s"], more].concat();
         Process::start(node.install_command(&server.ticket, &arguments)).finish()
     };
     install(&[]).expect_success();
