@@ -174,6 +174,10 @@ pub enum UnreadableReason {
 
 impl Unreadables {
     fn add(&mut self, path: ImagePath, reason: UnreadableReason) {
+        // A directory may fail for its attributes and for its entries: one path, one line.
+        if self.listed.last().is_some_and(|last| last.path == path) {
+            return;
+        }
         self.count += 1;
         if self.listed.len() < UNREADABLE_LISTED_MAX {
             self.listed.push(Unreadable { path, reason });
