@@ -218,7 +218,8 @@ impl Driver {
             (self.links.len() < NEIGHBOURS_WANTED && !self.links.is_empty()).then_some(self.peers_wanted_at);
         let farewell = self.farewells.iter().map(|(time, _)| *time).min();
         let dial = self.book.next_dial(self.room(), busy);
-        [self.trades.next_timeout(), wanted, farewell, dial].into_iter().flatten().min()
+        let silent = self.links.values().filter_map(Link::confirmation_due).min();
+        [self.trades.next_timeout(), wanted, farewell, dial, silent].into_iter().flatten().min()
     }
 
     fn room(&self) -> usize {
@@ -238,6 +239,11 @@ impl Driver {
             self.farewells.iter().filter(|(time, _)| *time <= now).map(|(_, key)| *key).collect();
         self.farewells.retain(|(time, _)| *time > now);
         over.into_iter().for_each(|key| self.close(key));
+        let silent = |link: &&Link| link.confirmation_due().is_some_and(|due| due <= now);
+        let silent: Vec<PeerKey> = self.links.values().filter(silent).map(|link| link.key).collect();
+        silent
+            .into_iter()
+            .for_each(|key| self.fault(key, "it takes pieces and never says that they arrived"));
         self.dial_due(now);
         if self.peers_wanted_at <= now && self.links.len() < NEIGHBOURS_WANTED {
             self.peers_wanted_at = now + PEERS_WANTED_INTERVAL;
@@ -375,7 +381,8 @@ impl Driver {
                 }
                 Output::SendPiece { peer, piece } => {
                     let upload = Upload { exchange: number, piece, list: trade.list.clone() };
-                    if self.links.get(&peer).is_some_and(|link| !link.upload(upload)) {
+                    let now = self.now();
+                    if self.links.get_mut(&peer).is_some_and(|link| !link.upload(now, upload)) {
                         self.fault(peer, "it does not read the pieces that it requests");
                     }
                 }

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use futures::AsyncWriteExt;
 use libp2p::swarm::ConnectionId;
@@ -15,6 +16,7 @@ use libp2p::{PeerId, Stream};
 use shoal_proto::cid::Cid;
 use shoal_proto::exchange::PeerKey;
 use shoal_proto::image::{PieceIndex, PieceList};
+use shoal_proto::time::Time;
 use shoal_proto::wire::{Frame, Hello, PeerRole};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::AbortHandle;
@@ -28,6 +30,8 @@ use crate::store::Store;
 pub(super) const CONTROL_QUEUE_MAX: usize = 2048;
 /// Pieces that may wait to be written to one peer; above the exchanges' own bound on uploads in hand.
 pub(super) const UPLOADS_PER_LINK_MAX: usize = 64;
+/// How long a peer may take for one piece: a few that never say that theirs arrived would hold every upload slot.
+const CONFIRMATION_MAX: Duration = Duration::from_secs(300);
 /// Piece lists that one peer may join: two for each image that it trades.
 const JOINS_MAX: usize = 256;
 /// Bytes of control frames written in one go.
@@ -49,6 +53,7 @@ pub(super) enum FromLink {
     Piece(ReceivedPiece),
     /// The store could not supply a piece that an exchange promised.
     Unreadable {
+        to: PeerKey,
         exchange: u32,
         piece: PieceIndex,
     },
@@ -134,6 +139,9 @@ pub(super) struct Link {
     told: BTreeSet<u32>,
     /// Our numbers of the trades that both sides joined.
     trading: BTreeSet<u32>,
+    /// Pieces handed to the connection whose arrival was not said yet, and when the last was said.
+    unconfirmed: usize,
+    confirmed_at: Time,
     control: mpsc::Sender<Frame>,
     uploads: mpsc::Sender<Upload>,
     /// Taken by the writer tasks when their streams open.
@@ -174,6 +182,8 @@ impl Link {
             welcome,
             told: BTreeSet::new(),
             trading: BTreeSet::new(),
+            unconfirmed: 0,
+            confirmed_at: Time::ZERO,
             control,
             uploads,
             unopened: (Some(control_out), Some(uploads_out)),
@@ -229,8 +239,23 @@ impl Link {
 
     /// Queues a piece; false when the peer does not read its pieces.
     #[must_use]
-    pub(super) fn upload(&self, upload: Upload) -> bool {
+    pub(super) fn upload(&mut self, now: Time, upload: Upload) -> bool {
+        if self.unconfirmed == 0 {
+            self.confirmed_at = now;
+        }
+        self.unconfirmed += 1;
         self.uploads.try_send(upload).is_ok()
+    }
+
+    /// The peer said that a piece arrived, or one that was promised to it could not be read.
+    pub(super) fn note_confirmed(&mut self, now: Time) {
+        self.unconfirmed = self.unconfirmed.saturating_sub(1);
+        self.confirmed_at = now;
+    }
+
+    /// When this peer has had pieces for too long without a word of any of them.
+    pub(super) fn confirmation_due(&self) -> Option<Time> {
+        (self.unconfirmed > 0).then(|| self.confirmed_at + CONFIRMATION_MAX)
     }
 
     /// Starts the task of a stream that opened.
@@ -244,7 +269,7 @@ impl Link {
             }
             Opened::Outbound(Lane::Bulk, stream) => {
                 let Some(uploads) = self.unopened.1.take() else { return };
-                spawn(key, around.clone(), write_bulk(stream, uploads, around))
+                spawn(key, around.clone(), write_bulk(key, stream, uploads, around))
             }
             Opened::Inbound(Lane::Control, stream) => {
                 spawn(key, around.clone(), read_control(key, stream, around))
@@ -309,6 +334,7 @@ async fn read_control(key: PeerKey, stream: Stream, around: Surroundings) -> Res
 }
 
 async fn write_bulk(
+    key: PeerKey,
     mut stream: Stream,
     mut uploads: mpsc::Receiver<Upload>,
     around: Surroundings,
@@ -331,7 +357,7 @@ async fn write_bulk(
                 tracing::warn!(%cid, %piece, why, "a held piece cannot be read and is withdrawn");
                 // Else it could not be stored again once it was fetched again.
                 around.store.discard(&cid);
-                if around.driver.send(FromLink::Unreadable { exchange, piece }).await.is_err() {
+                if around.driver.send(FromLink::Unreadable { to: key, exchange, piece }).await.is_err() {
                     return Ok(());
                 }
             }
@@ -372,5 +398,28 @@ async fn read_bulk(
         if around.driver.send(FromLink::Piece(received)).await.is_err() {
             return Ok(());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shoal_proto::image::Piece;
+
+    #[test]
+    fn a_peer_that_never_says_that_a_piece_arrived_is_due_and_one_that_does_is_not() {
+        let list = Arc::new(PieceList::new(vec![Piece { cid: Cid::of(b"x"), raw_bytes: 1 }]).unwrap());
+        let upload = || Upload { exchange: 0, piece: list.index(0).unwrap(), list: list.clone() };
+        let connection = ConnectionId::new_unchecked(1);
+        let mut link = Link::new(PeerKey(1), PeerId::random(), connection, None, true, true);
+        assert_eq!(link.confirmation_due(), None);
+        let start = Time::ZERO + Duration::from_secs(1000);
+        assert!(link.upload(start, upload()) && link.upload(start, upload()));
+        assert_eq!(link.confirmation_due(), Some(start + CONFIRMATION_MAX));
+        let later = start + Duration::from_secs(60);
+        link.note_confirmed(later);
+        assert_eq!(link.confirmation_due(), Some(later + CONFIRMATION_MAX));
+        link.note_confirmed(later);
+        assert_eq!(link.confirmation_due(), None);
     }
 }

@@ -107,8 +107,11 @@ impl Driver {
                 }
             }
             FromLink::Piece(received) => self.handle_piece(received),
-            FromLink::Unreadable { exchange: number, piece } => {
+            FromLink::Unreadable { to, exchange: number, piece } => {
                 let now = self.now();
+                if let Some(link) = self.links.get_mut(&to) {
+                    link.note_confirmed(now);
+                }
                 if let Some(trade) = self.trades.get_mut(number) {
                     trade.exchange.handle_lost(now, piece);
                     self.drain(number);
@@ -162,6 +165,9 @@ impl Driver {
                 self.drain(number);
             }
             Frame::Arrived { exchange: number, piece } => {
+                if let Some(link) = self.links.get_mut(&key) {
+                    link.note_confirmed(now);
+                }
                 let Some(trade) = self.trades.get_mut(number) else { return };
                 if let Some(piece) = trade.list.index(piece) {
                     trade.exchange.handle_sent(now, key, piece);
