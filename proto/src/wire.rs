@@ -59,9 +59,6 @@ pub enum Frame {
         exchange: u32,
         list: Cid,
     },
-    Leave {
-        exchange: u32,
-    },
     Trade(TradeFrame),
     /// The last byte of a piece reached the sender of this frame.
     Arrived {
@@ -168,7 +165,6 @@ impl Frame {
             Self::Join { exchange, list } => {
                 Body::Join(generated::Join { exchange, list: list.digest().to_vec() })
             }
-            Self::Leave { exchange } => Body::Leave(generated::Leave { exchange }),
             Self::Trade(trade) => {
                 Body::Trade(generated::Trade { exchange: trade.exchange, body: Some(trade.body) })
             }
@@ -196,7 +192,6 @@ impl Frame {
             Body::Join(join) => {
                 Self::Join { exchange: join.exchange, list: decode_digest("a list's name", &join.list)? }
             }
-            Body::Leave(leave) => Self::Leave { exchange: leave.exchange },
             Body::Trade(trade) => Self::Trade(TradeFrame {
                 exchange: trade.exchange,
                 body: trade.body.ok_or(DecodeError::Empty)?,

@@ -56,7 +56,6 @@ fn every_frame_comes_back_as_it_went() {
         Frame::Query(Query::Image(Cid::of(b"image"))),
         Frame::Answer(Answer { query: query.clone(), name: Some(name_record()), root: None }),
         Frame::Join { exchange: 0, list: list.name() },
-        Frame::Leave { exchange: u32::MAX },
         Frame::Arrived { exchange: 1, piece: 2 },
     ];
     for frame in frames {

@@ -153,8 +153,6 @@ impl Driver {
             }
             Frame::Answer(answer) => self.handle_answer(key, answer),
             Frame::Join { exchange, list } => self.handle_join(key, exchange, list),
-            // Trades last as long as their peer; a later version may end one.
-            Frame::Leave { .. } => {}
             Frame::Trade(frame) => {
                 let Some(number) = self.number_of(key, frame.exchange) else { return };
                 let Some(trade) = self.trades.get_mut(number) else { return };
