@@ -1,6 +1,11 @@
 //! The command line of `shoal-node`: a file for each verb.
 
+mod display;
 mod install;
+mod join;
+mod rollback;
+mod tree;
+mod update;
 mod verify;
 
 use std::path::PathBuf;
@@ -43,6 +48,10 @@ impl Common {
 enum Verb {
     /// Fetch an image from the swarm and write its tree into a directory
     Install(install::Install),
+    /// Make an installed tree another image, in place
+    Update(update::Update),
+    /// Return to the image before the present one
+    Rollback(rollback::Rollback),
     /// Compare an installed tree with its image
     Verify(verify::Verify),
 }
@@ -52,6 +61,8 @@ pub(crate) fn main() -> ExitCode {
     exit::start_logging(cli.common.verbose);
     let result: anyhow::Result<Exit> = match cli.verb {
         Verb::Install(install) => install.run(&cli.common),
+        Verb::Update(update) => update.run(&cli.common),
+        Verb::Rollback(rollback) => rollback.run(&cli.common),
         Verb::Verify(verify) => verify.run(&cli.common),
     };
     exit::end("shoal-node", result)

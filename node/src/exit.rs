@@ -3,8 +3,8 @@
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use crate::install;
 use crate::peer::LookupError;
+use crate::{install, join, update};
 
 /// What the exit code of every command means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,10 +36,14 @@ pub fn end(program: &str, result: anyhow::Result<Exit>) -> ExitCode {
 fn exit_of(error: &anyhow::Error) -> Exit {
     let unbelieved = |cause: &(dyn std::error::Error + 'static)| {
         matches!(cause.downcast_ref(), Some(LookupError::NotBelieved(_)))
-            || matches!(cause.downcast_ref(), Some(install::Error::Lookup(LookupError::NotBelieved(_))))
+            || cause.downcast_ref().is_some_and(join::Error::is_unbelieved)
+            || matches!(cause.downcast_ref(), Some(install::Error::Join(error)) if error.is_unbelieved())
+            || matches!(cause.downcast_ref(), Some(update::Error::Join(error)) if error.is_unbelieved())
     };
     let unusable = |cause: &(dyn std::error::Error + 'static)| {
-        cause.is::<Usage>() || matches!(cause.downcast_ref(), Some(install::Error::NoImageNamed))
+        cause.is::<Usage>()
+            || matches!(cause.downcast_ref(), Some(install::Error::NoImageNamed))
+            || matches!(cause.downcast_ref(), Some(update::Error::NoImageNamed))
     };
     if error.chain().any(unbelieved) {
         Exit::VerificationFailed

@@ -6,51 +6,32 @@
 mod target;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Instant;
 
 use serde::Serialize;
 use shoal_proto::cid::Cid;
-use shoal_proto::exchange::Bitfield;
-use shoal_proto::image::{ImageName, Manifest, PieceIndex, PieceList, RootRecord};
-use shoal_proto::signing::{PublicKey, Signed, Verified};
-use shoal_proto::ticket::Ticket;
-use shoal_proto::wire::{Answer, PeerRole, Query};
+use shoal_proto::image::{ImageName, Manifest, PieceIndex, RootRecord};
+use shoal_proto::signing::Signed;
+use shoal_proto::wire::{Answer, Query};
 
-use crate::manifest::{self, load_manifest, save_manifest};
-use crate::peer::{
-    self, Directory, ListKind, LookupError, Offer, Peer, PeerConfig, PieceSink, StoreOnly, TradeHandle,
-};
-use crate::progress::{Meter, Monitor, Stage};
+use crate::join::{self, JoinOptions, Membership, blocking, peak_rss_bytes, verified_in};
+use crate::peer::{self, ListKind, LookupError, Peer, PieceSink, TradeHandle};
+use crate::progress::{Monitor, Stage};
 use crate::state::{self, Phase, Record, State, TargetState};
-use crate::store::{self, Store};
-use crate::tree::Aspect;
 use crate::tree::apply::{Apply, ApplyError, ApplyOptions};
-use crate::tree::verify::DriftKind;
-
-/// How often a monitor hears from an install.
-const MONITOR_INTERVAL: Duration = Duration::from_millis(250);
-/// Each thread that resumes keeps one block in memory.
-const RESUME_THREADS_MAX: usize = 4;
-/// How long a leaving node waits for readers of its store.
-const STORE_RELEASE_MAX: Duration = Duration::from_secs(2);
 
 /// What to install, and where.
 #[derive(Debug)]
 pub struct InstallOptions {
-    pub ticket: Ticket,
+    pub join: JoinOptions,
     /// Overrides the ticket's image.
     pub image: Option<ImageName>,
     /// An existing directory.
     pub target: PathBuf,
     /// The node's state directory.
     pub data: PathBuf,
-    /// Where blocks are kept while installing and serving; below `data` when not said.
-    pub store: Option<PathBuf>,
-    pub listen: Vec<SocketAddr>,
-    pub rack: String,
     /// Empty the target first when it holds something.
     pub force: bool,
 }
@@ -98,13 +79,9 @@ pub enum Error {
     #[error(transparent)]
     State(#[from] state::Error),
     #[error(transparent)]
-    Store(#[from] store::Error),
+    Join(#[from] join::Error),
     #[error(transparent)]
     Peer(#[from] peer::Error),
-    #[error(transparent)]
-    Lookup(#[from] LookupError),
-    #[error(transparent)]
-    Manifest(#[from] manifest::Error),
     #[error(transparent)]
     Apply(#[from] ApplyError),
 }
@@ -114,33 +91,19 @@ pub enum Error {
 pub struct Installed {
     pub report: InstallReport,
     pub manifest: Arc<Manifest>,
-    peer: Peer,
+    membership: Membership,
     /// Held for its lock: the node's key is in use.
     _state: State,
-    store: Arc<Store>,
-    /// The store's folder, when it is below the state directory.
-    own_store: Option<PathBuf>,
 }
 
 impl Installed {
     pub fn peer(&self) -> &Peer {
-        &self.peer
+        &self.membership.peer
     }
 
     /// Leaves the swarm and removes the blocks, which the tree holds too, unless the caller chose where they are kept.
     pub async fn leave(self) {
-        let Self { peer, store, own_store, _state, .. } = self;
-        peer.stop().await;
-        let Some(store_dir) = own_store else { return };
-        // Tasks and threads that were reading a block let go of the store as they end.
-        let deadline = Instant::now() + STORE_RELEASE_MAX;
-        while Arc::strong_count(&store) > 1 && Instant::now() < deadline {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        drop(store);
-        if let Err(error) = std::fs::remove_dir_all(&store_dir) {
-            tracing::warn!(store = %store_dir.display(), %error, "cannot remove the blocks of a finished install");
-        }
+        self.membership.leave().await;
     }
 }
 
@@ -149,23 +112,18 @@ pub async fn install(options: InstallOptions, monitor: &dyn Monitor) -> Result<I
     let started = Instant::now();
     let run = Run::prepare(options, started).await?;
     let (root, name) = run.find_root(monitor).await?;
-    let manifest = run.fetch_manifest(&root, monitor).await?;
+    let manifest = run.membership.fetch_manifest(&root, &run.target, monitor).await?;
     run.fetch_tree(manifest, &root, name, monitor).await
 }
 
 /// One run of an install: everything that its steps share.
 struct Run {
-    options: InstallOptions,
-    started: Instant,
+    path: PathBuf,
     state: State,
     target: TargetState,
     wanted: Query,
     beginning: Beginning,
-    store: Arc<Store>,
-    own_store: Option<PathBuf>,
-    known: Arc<KnownImage>,
-    peer: Peer,
-    meter: Mutex<Meter>,
+    membership: Membership,
 }
 
 impl Run {
@@ -173,23 +131,10 @@ impl Run {
         let state = State::open(&options.data)?;
         let target = state.target(&options.target)?;
         let wanted =
-            options.image.clone().or_else(|| options.ticket.image.clone()).ok_or(Error::NoImageNamed)?;
+            options.image.clone().or_else(|| options.join.ticket.image.clone()).ok_or(Error::NoImageNamed)?;
         let (wanted, beginning) = choose_wanted(&options, &target, wanted)?;
-        let own_store = options.store.is_none().then(|| target.store_dir());
-        let store_dir = options.store.as_ref().or(own_store.as_ref()).expect("one of the two");
-        let store = Arc::new(Store::open(store_dir)?);
-        let known = Arc::new(KnownImage::default());
-        let config = PeerConfig {
-            key: state.key.clone(),
-            secret: options.ticket.secret.clone(),
-            role: PeerRole::Node,
-            listen: options.listen.clone(),
-            rack: options.rack.clone(),
-            bootstrap: vec![(options.ticket.seeder, options.ticket.addresses.clone())],
-        };
-        let peer = Peer::start(config, store.clone(), known.clone()).await?;
-        let meter = Mutex::new(Meter::new(started));
-        Ok(Self { options, started, state, target, wanted, beginning, store, own_store, known, peer, meter })
+        let membership = Membership::join(state.key.clone(), options.join, &target, started).await?;
+        Ok(Self { path: options.target, state, target, wanted, beginning, membership })
     }
 
     /// Learns which image it is, from the publisher's statements alone.
@@ -197,16 +142,12 @@ impl Run {
         &self,
         monitor: &dyn Monitor,
     ) -> Result<(Signed<RootRecord>, Option<ImageName>), Error> {
-        let publisher = self.options.ticket.publisher.clone();
-        let lookup =
-            self.peer.lookup(self.wanted.clone(), move |answer| believe(answer, &publisher).map(drop));
-        let answer = match self.watch(Stage::Joining, monitor, lookup).await {
+        let (answer, root) = match self.membership.look_up(self.wanted.clone(), monitor).await {
             Err(LookupError::Unknown(Query::Image(image))) if self.beginning == Beginning::Resumed => {
-                return Err(Error::ImageGone { path: self.options.target.clone(), image });
+                return Err(Error::ImageGone { path: self.path.clone(), image });
             }
-            answer => answer?,
+            found => found.map_err(join::Error::from)?,
         };
-        let root = answer.root.clone().expect("a believed answer has a root");
         let name = match &answer.query {
             Query::Name(name) => Some(name.clone()),
             Query::Image(_) => self.target.record()?.and_then(|record| record.name?.parse().ok()),
@@ -216,7 +157,7 @@ impl Run {
             Beginning::ToBeEmptied => Phase::Emptying,
             Beginning::Empty | Beginning::Resumed => Phase::Installing,
         };
-        self.known.learn(answer);
+        self.membership.learn(answer);
         self.target.write_root(&root)?;
         self.target.write_record(&self.record(root.cid(), name.as_ref(), phase))?;
         tracing::info!(image = %root.cid(), name = name.as_ref().map(ImageName::as_str), "installing");
@@ -225,31 +166,11 @@ impl Run {
 
     /// The tree is complete already, with this image or with another one.
     fn nothing_to_do(&self, old: Cid, answer: &Answer, new: Cid) -> Error {
-        let path = self.options.target.clone();
+        let path = self.path.clone();
         match &answer.query {
             Query::Name(name) if old != new => Error::OtherInstalled { path, old, name: name.clone(), new },
             _ => Error::AlreadyInstalled { path, image: old },
         }
-    }
-
-    async fn fetch_manifest(
-        &self,
-        root: &Signed<RootRecord>,
-        monitor: &dyn Monitor,
-    ) -> Result<Arc<Manifest>, Error> {
-        let root = believe_root(root, &self.options.ticket.publisher).map_err(LookupError::NotBelieved)?;
-        let list = root.manifest().clone();
-        let (store, manifest) = (self.store.clone(), list.clone());
-        let held = blocking(move || verified_in(&store, &manifest, |_, _| Ok(()))).await?;
-        let trade = self.peer.trade(list, ListKind::Manifest, held, Arc::new(StoreOnly)).await?;
-        self.watch(Stage::Manifest, monitor, trade.completed()).await?;
-        let store = self.store.clone();
-        let target = self.target.clone();
-        let manifest = blocking(move || {
-            save_manifest(&store, &root, &target)?;
-            load_manifest(&store, &root)
-        });
-        Ok(Arc::new(manifest.await?))
     }
 
     async fn fetch_tree(
@@ -259,7 +180,8 @@ impl Run {
         name: Option<ImageName>,
         monitor: &dyn Monitor,
     ) -> Result<Installed, Error> {
-        let target = self.options.target.clone();
+        let target = self.path.clone();
+        let membership = &self.membership;
         if self.beginning == Beginning::ToBeEmptied {
             let target = target.clone();
             blocking(move || target::empty(&target)).await?;
@@ -269,25 +191,26 @@ impl Run {
         let apply = blocking(move || Apply::create(created, &target, ApplyOptions::default())).await?;
         let sink = Arc::new(TreeSink(RwLock::new(Some(apply))));
         let list = manifest.content().clone();
-        let (store, tree, resumed) = (self.store.clone(), sink.clone(), list.clone());
+        let (store, tree, resumed) = (membership.store.clone(), sink.clone(), list.clone());
         let held = blocking(move || verified_in(&store, &resumed, |piece, raw| tree.write_piece(piece, raw)))
             .await?;
         let pieces_resumed = held.count() as u64;
         let bytes_reused = held.iter().map(|piece| u64::from(list.piece(piece).raw_bytes)).sum();
-        let trade: TradeHandle = self.peer.trade(list.clone(), ListKind::Content, held, sink.clone()).await?;
-        self.watch(Stage::Pieces, monitor, trade.completed()).await?;
+        let trade: TradeHandle =
+            membership.peer.trade(list.clone(), ListKind::Content, held, sink.clone()).await?;
+        membership.watch(Stage::Pieces, monitor, trade.completed()).await?;
         let fetched = Instant::now();
 
-        self.tell(Stage::Metadata, monitor).await;
+        membership.tell(Stage::Metadata, monitor).await;
         let applied = blocking(move || sink.take().finish()).await?;
         let counts = &applied.losses.counts;
-        let lost = counts.keys().filter_map(|aspect| drift_of(*aspect)).collect();
+        let lost = applied.losses.kinds();
         self.target
             .write_record(&Record { lost, ..self.record(root.cid(), name.as_ref(), Phase::Complete) })?;
         let done = Instant::now();
-        self.tell(Stage::Complete, monitor).await;
+        membership.tell(Stage::Complete, monitor).await;
         tracing::info!(image = %root.cid(), "the tree is complete");
-        let traffic = self.peer.status().await?.traffic;
+        let traffic = membership.peer.status().await?.traffic;
         let report = InstallReport {
             image: root.cid().to_string(),
             name: name.map(|name| name.to_string()),
@@ -301,49 +224,25 @@ impl Run {
             pieces: list.len() as u64,
             pieces_fetched: list.len() as u64 - pieces_resumed,
             pieces_resumed,
-            fetch_s: (fetched - self.started).as_secs_f64(),
+            fetch_s: (fetched - membership.started).as_secs_f64(),
             apply_s: (done - fetched).as_secs_f64(),
-            elapsed_s: (done - self.started).as_secs_f64(),
+            elapsed_s: (done - membership.started).as_secs_f64(),
             peak_rss_bytes: peak_rss_bytes(),
             losses: counts.iter().map(|(aspect, count)| (aspect.name(), *count)).collect(),
         };
-        Ok(Installed {
-            _state: self.state,
-            report,
-            manifest,
-            peer: self.peer,
-            store: self.store,
-            own_store: self.own_store,
-        })
+        Ok(Installed { _state: self.state, report, manifest, membership: self.membership })
     }
 
     fn record(&self, image: Cid, name: Option<&ImageName>, phase: Phase) -> Record {
         Record {
-            target: self.options.target.display().to_string(),
+            target: self.path.display().to_string(),
             image: image.to_string(),
             name: name.map(ToString::to_string),
             phase,
             lost: Vec::new(),
+            owners: Vec::new(),
+            previous: None,
         }
-    }
-
-    /// Waits for `step`, telling the monitor how it goes.
-    async fn watch<T>(&self, stage: Stage, monitor: &dyn Monitor, step: impl Future<Output = T>) -> T {
-        tokio::pin!(step);
-        let mut ticks = tokio::time::interval(MONITOR_INTERVAL);
-        loop {
-            tokio::select! {
-                result = &mut step => return result,
-                _ = ticks.tick() => self.tell(stage, monitor).await,
-            }
-        }
-    }
-
-    async fn tell(&self, stage: Stage, monitor: &dyn Monitor) {
-        // A peer that stopped ends the step that is being watched.
-        let Ok(status) = self.peer.status().await else { return };
-        let mut meter = self.meter.lock().unwrap_or_else(PoisonError::into_inner);
-        monitor.update(&meter.snapshot(Instant::now(), stage, &status));
     }
 }
 
@@ -382,77 +281,10 @@ fn choose_wanted(
             _ => {}
         }
     }
-    let kept = [Some(&options.data), options.store.as_ref()];
+    let kept = [Some(&options.data), options.join.store.as_ref()];
     let kept: Vec<&Path> = kept.into_iter().flatten().map(PathBuf::as_path).collect();
     let full = target::check(target, options.force, &kept)?;
     Ok((Query::Name(name), if full { Beginning::ToBeEmptied } else { Beginning::Empty }))
-}
-
-/// Checks an answer against the pinned publisher; says in words what is wrong with it.
-fn believe(answer: &Answer, publisher: &PublicKey) -> Result<Verified<RootRecord>, String> {
-    let root = answer.root.as_ref().ok_or("it has no root record")?;
-    let image = match &answer.query {
-        Query::Image(image) => *image,
-        Query::Name(name) => {
-            let signed = answer.name.as_ref().ok_or("it has no signed name")?;
-            let record = signed.verify(publisher).map_err(|error| format!("its name record: {error}"))?;
-            if record.name != *name {
-                return Err(format!("it is signed for the name {}", record.name));
-            }
-            record.image
-        }
-    };
-    if root.cid() != image {
-        return Err(format!("its root record is of image {}, not {image}", root.cid()));
-    }
-    believe_root(root, publisher)
-}
-
-fn believe_root(root: &Signed<RootRecord>, publisher: &PublicKey) -> Result<Verified<RootRecord>, String> {
-    root.verify(publisher).map_err(|error| format!("its root record: {error}"))
-}
-
-fn held_in(store: &Store, list: &PieceList) -> Bitfield {
-    let mut held = Bitfield::empty(list.len());
-    for piece in list.indexes().filter(|piece| store.contains(&list.piece(*piece).cid)) {
-        held.insert(piece);
-    }
-    held
-}
-
-/// Verifies the pieces of a list that an earlier run left in the store, hands each to `take`, and returns which they
-/// were. A damaged one is forgotten, so that it is fetched and stored again.
-fn verified_in(
-    store: &Store,
-    list: &PieceList,
-    take: impl Fn(PieceIndex, &[u8]) -> Result<(), ApplyError> + Sync,
-) -> Result<Bitfield, Error> {
-    let stored: Vec<PieceIndex> = held_in(store, list).iter().collect();
-    let next = Mutex::new(stored.into_iter());
-    let held = Mutex::new(Bitfield::empty(list.len()));
-    let work = || -> Result<(), Error> {
-        let mut raw = Vec::new();
-        loop {
-            let Some(piece) = next.lock().unwrap_or_else(PoisonError::into_inner).next() else {
-                return Ok(());
-            };
-            let cid = list.piece(piece).cid;
-            let intact = matches!(store.get(&cid), Ok(Some(block)) if block.decode_into(&mut raw).is_ok());
-            if !intact {
-                tracing::warn!(%piece, %cid, "a stored block is damaged and is fetched again");
-                store.discard(&cid);
-                continue;
-            }
-            take(piece, &raw)?;
-            held.lock().unwrap_or_else(PoisonError::into_inner).insert(piece);
-        }
-    };
-    std::thread::scope(|scope| {
-        let threads = std::thread::available_parallelism().map_or(2, usize::from).min(RESUME_THREADS_MAX);
-        let running: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        running.into_iter().try_for_each(|thread| thread.join().expect("the work does not panic"))
-    })?;
-    Ok(held.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
 
 /// Hands verified pieces to the tree until it is finished; the trade goes on serving without it.
@@ -475,56 +307,4 @@ impl PieceSink for TreeSink {
     fn write(&self, piece: PieceIndex, raw: &[u8]) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         Ok(self.write_piece(piece, raw)?)
     }
-}
-
-/// What an installing node can tell others: the one image it installs.
-#[derive(Debug, Default)]
-struct KnownImage(Mutex<Option<Answer>>);
-
-impl KnownImage {
-    fn learn(&self, answer: Answer) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer);
-    }
-}
-
-impl Directory for KnownImage {
-    fn answer(&self, query: &Query) -> Option<Answer> {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = known.as_ref()?;
-        let same = match query {
-            Query::Image(image) => known.root.as_ref()?.cid() == *image,
-            Query::Name(_) => known.query == *query,
-        };
-        same.then(|| Answer { query: query.clone(), ..known.clone() })
-    }
-
-    fn offer(&self, _: &Cid) -> Option<Offer> {
-        None
-    }
-}
-
-/// The kind of drift that a loss will show as. A device that could not be made is missing, and stays so.
-fn drift_of(aspect: Aspect) -> Option<DriftKind> {
-    match aspect {
-        Aspect::Owner => Some(DriftKind::Owner),
-        Aspect::Mode => Some(DriftKind::Mode),
-        Aspect::Xattr => Some(DriftKind::Xattr),
-        Aspect::Time => Some(DriftKind::Mtime),
-        Aspect::Flags => Some(DriftKind::Flags),
-        Aspect::Device => None,
-    }
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
-    }
-}
-
-/// The most memory that this process ever had resident (`VmHWM`), or 0 where the system does not say.
-pub fn peak_rss_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok()).map_or(0, |kib| kib * 1024)
 }

@@ -5,14 +5,18 @@
 //! seeder is a caller of this library with everything to give.
 
 pub mod block;
+mod change;
 pub mod durable;
 pub mod exit;
 pub mod install;
+pub mod join;
 pub mod keys;
 pub mod manifest;
+mod mountinfo;
 pub mod peer;
 pub mod progress;
 pub mod state;
 pub mod store;
 pub mod tree;
+pub mod update;
 pub mod verify;

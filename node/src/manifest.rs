@@ -49,20 +49,20 @@ pub fn load_manifest(store: &Store, root: &RootRecord) -> Result<Manifest, Error
     Ok(decoder.finish()?)
 }
 
-/// Keeps the manifest of `root` beside the state of `target`.
+/// Keeps the manifest of `root` beside the state of `target`, where the root record is kept already.
 pub fn save_manifest(store: &Store, root: &RootRecord, target: &TargetState) -> Result<(), Error> {
     let mut stream = Vec::new();
     each_block(store, root, |raw| {
         stream.extend_from_slice(raw);
         Ok(())
     })?;
-    Ok(durable::write(&target.manifest_path(), &stream, durable::PRIVATE)?)
+    Ok(durable::write(&target.manifest_path(&root.image_id()), &stream, durable::PRIVATE)?)
 }
 
 /// Reads what [`save_manifest`] kept, and checks that every block of it is the one that the root record names.
-pub fn read_manifest(target: &TargetState) -> Result<Manifest, Error> {
-    let path = target.manifest_path();
-    let root = target.root()?.ok_or_else(|| Error::NotKept(path.clone()))?;
+pub fn read_manifest(target: &TargetState, image: &Cid) -> Result<Manifest, Error> {
+    let path = target.manifest_path(image);
+    let root = target.root(image)?.ok_or_else(|| Error::NotKept(path.clone()))?;
     let root = RootRecord::decode(root.payload())?;
     let failed = |source| Error::Read { path: path.clone(), source };
     let mut file = File::open(&path).map_err(failed)?;

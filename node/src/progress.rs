@@ -27,6 +27,7 @@ impl Monitor for Unwatched {
 pub enum Stage {
     Joining,
     Manifest,
+    Planning,
     Pieces,
     Metadata,
     Complete,

@@ -5,10 +5,12 @@
 //!   lock                    flock, holds the pid
 //!   key                     the node's identity, 0600
 //!   targets/NAME/           one installed or half-installed tree; NAME is a hash of its absolute path
-//!     record.json           which image, how far: replaced whole
-//!     root                  the signed root record: 64 bytes of signature, then the payload
-//!     manifest              its manifest, for verify
+//!     record.json           which images, how far: replaced whole
+//!     images/IMAGE/         each image that the record names
+//!       root                the signed root record: 64 bytes of signature, then the payload
+//!       manifest            its manifest
 //!     store/                packs and index (store.rs), unless --store says otherwise
+//!     kept/                 a store of chunks, each a block, that the previous image has and this one lacks: for rollback
 //! ```
 //!
 //! **Invariant:** `record.json` says `complete` only after the tree was synced.
@@ -67,6 +69,19 @@ pub struct Record {
     /// What the install could not set, and `verify` does not compare.
     #[serde(default)]
     pub lost: Vec<DriftKind>,
+    /// While updating: other images that may have left something in the tree, the one that was complete first.
+    #[serde(default)]
+    pub owners: Vec<String>,
+    /// The image before this one, which a rollback returns to.
+    #[serde(default)]
+    pub previous: Option<Previous>,
+}
+
+/// An image that a tree held before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Previous {
+    pub image: String,
+    pub name: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,6 +91,8 @@ pub enum Phase {
     Emptying,
     /// Pieces are being fetched and written: the tree is not to be used.
     Installing,
+    /// Paths are being replaced: each is of this image or of one of the owners.
+    Updating,
     /// The tree was complete and synced.
     Complete,
 }
@@ -121,9 +138,18 @@ impl TargetState {
         self.dir.join("store")
     }
 
-    /// The manifest of the installed image, as one stream.
-    pub fn manifest_path(&self) -> PathBuf {
-        self.dir.join("manifest")
+    /// Chunks that the previous image needs.
+    pub fn kept_dir(&self) -> PathBuf {
+        self.dir.join("kept")
+    }
+
+    fn image_dir(&self, image: &Cid) -> PathBuf {
+        self.dir.join("images").join(image.to_string())
+    }
+
+    /// The manifest of an image that the record names, as one stream.
+    pub fn manifest_path(&self, image: &Cid) -> PathBuf {
+        self.image_dir(image).join("manifest")
     }
 
     pub fn record(&self) -> Result<Option<Record>, Error> {
@@ -141,8 +167,8 @@ impl TargetState {
         Ok(durable::write(&self.dir.join("record.json"), &text, durable::PRIVATE)?)
     }
 
-    pub fn root(&self) -> Result<Option<Signed<RootRecord>>, Error> {
-        let path = self.dir.join("root");
+    pub fn root(&self, image: &Cid) -> Result<Option<Signed<RootRecord>>, Error> {
+        let path = self.image_dir(image).join("root");
         let Some(mut signature) = durable::read(&path)? else { return Ok(None) };
         if signature.len() < SIGNATURE_BYTES {
             return Err(Error::Damaged { path, why: format!("{} bytes", signature.len()) });
@@ -152,9 +178,43 @@ impl TargetState {
     }
 
     pub fn write_root(&self, root: &Signed<RootRecord>) -> Result<(), Error> {
-        durable::create_private_dir(&self.dir)?;
+        let dir = self.image_dir(&root.cid());
+        durable::create_private_dir(&dir)?;
         let bytes = [root.signature(), root.payload()].concat();
-        Ok(durable::write(&self.dir.join("root"), &bytes, durable::PRIVATE)?)
+        Ok(durable::write(&dir.join("root"), &bytes, durable::PRIVATE)?)
+    }
+
+    /// Forgets images that the record does not name.
+    pub fn prune(&self) -> Result<(), Error> {
+        let Some(record) = self.record()? else { return Ok(()) };
+        let previous = record.previous.as_ref().map(|previous| &previous.image);
+        let named: Vec<&String> = record.owners.iter().chain([&record.image]).chain(previous).collect();
+        for found in std::fs::read_dir(self.dir.join("images")).into_iter().flatten().flatten() {
+            if !named.iter().any(|image| **image == *found.file_name().to_string_lossy())
+                && let Err(error) = std::fs::remove_dir_all(found.path())
+            {
+                tracing::warn!(path = %found.path().display(), %error, "cannot remove what is kept of an old image");
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Record {
+    /// The image that is complete or under way.
+    pub fn image(&self) -> Option<Cid> {
+        self.image.parse().ok()
+    }
+
+    /// All images that may have left something in the tree, the one that was complete last first.
+    pub fn applied(&self) -> Vec<Cid> {
+        let mut applied: Vec<Cid> = Vec::new();
+        for image in self.owners.iter().chain([&self.image]).filter_map(|image| image.parse().ok()) {
+            if !applied.contains(&image) {
+                applied.push(image);
+            }
+        }
+        applied
     }
 }
 
@@ -172,16 +232,22 @@ mod tests {
             name: Some("debian".into()),
             phase: Phase::Installing,
             lost: vec![DriftKind::Owner],
+            owners: vec!["bafo".into()],
+            previous: Some(Previous { image: "bafp".into(), name: None }),
         };
+        let root = Signed::<RootRecord>::from_parts(vec![1, 2, 3], vec![9; SIGNATURE_BYTES]);
         {
             let state = State::open(dir.path()).unwrap().target(target.path()).unwrap();
             assert_eq!(state.record().unwrap(), None);
             state.write_record(&record).unwrap();
-            state.write_root(&Signed::from_parts(vec![1, 2, 3], vec![9; SIGNATURE_BYTES])).unwrap();
+            state.write_root(&root).unwrap();
         }
         let state = State::open(dir.path()).unwrap().target(&target.path().join(".")).unwrap();
         assert_eq!(state.record().unwrap(), Some(record));
-        assert_eq!(state.root().unwrap().unwrap().payload(), [1, 2, 3]);
+        assert_eq!(state.root(&root.cid()).unwrap().unwrap().payload(), [1, 2, 3]);
+        // Not named by the record.
+        state.prune().unwrap();
+        assert!(state.root(&root.cid()).unwrap().is_none());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Host file tree ↔ image.
 //!
-//! [`capture`] reads a tree into blocks, [`apply`] writes verified blocks into a tree, [`verify`] says where a tree
-//! and an image differ. All three see a tree through one directory descriptor: only [`root`] opens anything below it,
+//! [`capture`] reads a tree into blocks, [`apply`] writes verified blocks into an empty tree, [`update`] makes a tree in
+//! use another image, [`verify`] says where a tree and an image differ. All see a tree through one directory descriptor: only [`root`] opens anything below it,
 //! one component at a time, and never through a symbolic link. So no manifest and no rearranged tree can lead them
 //! elsewhere, and paths longer than the kernel takes in one call work.
 //!
@@ -11,8 +11,19 @@ pub mod apply;
 pub mod capture;
 pub mod clear;
 pub mod exclude;
+mod itemize;
 mod metadata;
+mod mounts;
 mod root;
+pub mod rules;
+mod survey;
+pub mod update;
 pub mod verify;
 
+pub use itemize::Item;
 pub use metadata::Aspect;
+
+/// A directory that every fresh ext file system has, and no image.
+pub const LOST_AND_FOUND: &[u8] = b"lost+found";
+/// Where an update prepares what is new, at the top of each file system that it changes; there only meanwhile.
+pub const STAGE: &[u8] = b".shoal-stage";

@@ -5,22 +5,29 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use crate::manifest::{self, read_manifest};
-use crate::state::{self, Phase, TargetState};
-use crate::tree::verify::{Drift, DriftKind, VerifyError, VerifyMode, verify};
+use crate::tree::rules::{Rules, RulesError};
+use crate::tree::verify::{Drift, DriftKind, VerifyError, VerifyMode, verify_by};
+use crate::update;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
-    State(#[from] state::Error),
-    #[error("{} was not installed by this node (see --data)", .0.display())]
-    NotInstalled(PathBuf),
-    #[error("{} holds an unfinished install: run it again first", .0.display())]
-    Unfinished(PathBuf),
+    Target(#[from] update::Error),
     #[error(transparent)]
-    Manifest(#[from] manifest::Error),
+    Rules(#[from] RulesError),
     #[error(transparent)]
     Tree(#[from] VerifyError),
+}
+
+/// Which rules say what the machine decides itself.
+#[derive(Clone, Debug)]
+pub enum RulesChoice {
+    /// None: everything is compared.
+    None,
+    /// Those in the tree, and the defaults.
+    OfTree,
+    /// Those of a file, and the defaults.
+    File(PathBuf),
 }
 
 /// What drifted, as `--json` prints it. Times in seconds.
@@ -35,16 +42,21 @@ pub struct Verification {
 }
 
 /// Compares the tree at `target` with the manifest that its install kept below `data`.
-pub fn verify_target(data: &Path, target: &Path, mode: VerifyMode) -> Result<Verification, Error> {
+pub fn verify_target(
+    data: &Path,
+    target: &Path,
+    mode: VerifyMode,
+    rules: &RulesChoice,
+) -> Result<Verification, Error> {
     let started = Instant::now();
-    let state = TargetState::at(data, target)?;
-    let record = state.record()?.ok_or_else(|| Error::NotInstalled(target.to_owned()))?;
-    if record.phase != Phase::Complete {
-        return Err(Error::Unfinished(target.to_owned()));
-    }
-    let manifest = read_manifest(&state)?;
+    let (record, manifest) = update::installed(data, target)?;
+    let rules = match rules {
+        RulesChoice::None => Rules::none(),
+        RulesChoice::OfTree => Rules::load(target, None)?,
+        RulesChoice::File(file) => Rules::load(target, Some(file))?,
+    };
     let not_compared = record.lost;
-    let report = verify(&manifest, target, mode)?.without(&not_compared);
+    let report = verify_by(&manifest, target, mode, &rules)?.without(&not_compared);
     Ok(Verification {
         image: record.image,
         entries: report.entries,

@@ -9,11 +9,12 @@ use anyhow::Context;
 use indicatif::HumanBytes;
 use serde::Serialize;
 use shoal_node::install::{InstallOptions, InstallReport, Installed, install};
+use shoal_node::join::JoinOptions;
 use shoal_node::progress::Unwatched;
 use shoal_node::store::Store;
 use shoal_node::tree::verify::Drift;
 use shoal_node::tree::verify::VerifyMode;
-use shoal_node::verify::verify_target;
+use shoal_node::verify::{RulesChoice, verify_target};
 use shoal_proto::image::ImageName;
 use shoal_proto::ticket::Ticket;
 
@@ -111,13 +112,15 @@ async fn install_one(dir: PathBuf, ticket: Ticket) -> anyhow::Result<(PathBuf, I
     let target = dir.join("target");
     std::fs::create_dir_all(&target).with_context(|| format!("cannot make {}", target.display()))?;
     let options = InstallOptions {
-        ticket,
+        join: JoinOptions {
+            ticket,
+            store: None,
+            listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))],
+            rack: String::new(),
+        },
         image: None,
         target,
         data: dir.join("data"),
-        store: None,
-        listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))],
-        rack: String::new(),
         force: false,
     };
     Ok((dir, install(options, &Unwatched).await?))
@@ -125,7 +128,8 @@ async fn install_one(dir: PathBuf, ticket: Ticket) -> anyhow::Result<(PathBuf, I
 
 /// Compares a tree entry by entry with its manifest.
 fn verify_one(dir: &Path, install: InstallReport) -> anyhow::Result<DemoNode> {
-    let verification = verify_target(&dir.join("data"), &dir.join("target"), VerifyMode::Full)?;
+    let verification =
+        verify_target(&dir.join("data"), &dir.join("target"), VerifyMode::Full, &RulesChoice::None)?;
     Ok(DemoNode { install, verified: verification.drift.is_empty(), drift: verification.drift })
 }
 

@@ -1,11 +1,10 @@
 //! The directory that an install writes into: empty, or emptied, and never one that this machine lives on.
 
-use std::ffi::OsString;
 use std::fs::{self, DirEntry};
 use std::io;
-use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
+use crate::mountinfo;
 use crate::tree::clear::{ClearError, clear};
 
 /// An entry that every fresh ext file system has: a target that holds nothing else is empty.
@@ -76,45 +75,13 @@ fn refusal(path: &Path, kept: &[&Path]) -> Option<String> {
     if let Some(inside) = here.chain(kept).find(|inside| inside.starts_with(path)) {
         return Some(format!("{} is in it", inside.display()));
     }
-    let mounts = mounts(&fs::read("/proc/self/mountinfo").unwrap_or_default());
+    let mounts = mountinfo::read();
     if let Some(below) = mounts.iter().find(|mount| mount.point != path && mount.point.starts_with(path)) {
         return Some(format!("a file system is mounted at {}", below.point.display()));
     }
     let own = mounts.iter().filter(|mount| path.starts_with(&mount.point));
     let own = own.max_by_key(|mount| mount.point.as_os_str().len())?;
     PSEUDO.contains(&own.kind.as_str()).then(|| format!("it is on a {} file system", own.kind))
-}
-
-struct Mount {
-    point: PathBuf,
-    kind: String,
-}
-
-/// Reads `/proc/PID/mountinfo` (proc(5)): the fifth field is the mount point, the one after ` - ` the type.
-fn mounts(text: &[u8]) -> Vec<Mount> {
-    let mount = |line: &[u8]| {
-        let point = line.split(|byte| *byte == b' ').nth(4)?;
-        let separator = line.windows(3).position(|window| window == b" - ")?;
-        let kind = line[separator + 3..].split(|byte| *byte == b' ').next()?;
-        let point = PathBuf::from(OsString::from_vec(unescape(point)));
-        Some(Mount { point, kind: String::from_utf8_lossy(kind).into_owned() })
-    };
-    text.split(|byte| *byte == b'\n').filter_map(mount).collect()
-}
-
-/// Undoes the kernel's `\ooo` for blanks and backslashes.
-fn unescape(field: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(field.len());
-    let mut left = field;
-    while let Some((&byte, rest)) = left.split_first() {
-        let octal = rest.get(..3).filter(|_| byte == b'\\').and_then(|digits| {
-            let digits = std::str::from_utf8(digits).ok()?;
-            u8::from_str_radix(digits, 8).ok()
-        });
-        bytes.push(octal.unwrap_or(byte));
-        left = if octal.is_some() { &rest[3..] } else { rest };
-    }
-    bytes
 }
 
 #[cfg(test)]
@@ -147,14 +114,6 @@ mod tests {
             assert!(refusal(&Path::new(vital).canonicalize().unwrap(), &[]).is_some(), "{vital}");
         }
         assert!(refusal(&std::env::current_dir().unwrap(), &[]).is_some());
-    }
-
-    #[test]
-    fn mounts_are_read_with_their_blanks() {
-        let text = b"36 35 98:0 / /mnt/a\\040b rw,noatime master:1 - ext4 /dev/root rw\n22 1 0:5 / /dev rw - devtmpfs x rw\n";
-        let mounts = mounts(text);
-        assert_eq!(mounts[0].point, Path::new("/mnt/a b"));
-        assert_eq!((mounts[0].kind.as_str(), mounts[1].kind.as_str()), ("ext4", "devtmpfs"));
     }
 
     #[test]

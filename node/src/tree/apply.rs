@@ -24,6 +24,7 @@ use std::time::Instant;
 
 use rustix::fs::Mode;
 use rustix::io::Errno;
+use shoal_proto::image::drift::DriftKind;
 use shoal_proto::image::entry::EntryIndex;
 use shoal_proto::image::manifest::{ChunkPlaces, Manifest};
 use shoal_proto::image::{ImagePath, PieceIndex};
@@ -79,6 +80,21 @@ pub struct Losses {
     /// The first of them, at most [`LOSSES_LISTED_MAX`].
     pub listed: Vec<Loss>,
     pub counts: BTreeMap<Aspect, u64>,
+}
+
+impl Losses {
+    /// The kinds of drift that they show as. A device that could not be made is missing, and stays so.
+    pub fn kinds(&self) -> Vec<DriftKind> {
+        let kind = |aspect: &Aspect| match aspect {
+            Aspect::Owner => Some(DriftKind::Owner),
+            Aspect::Mode => Some(DriftKind::Mode),
+            Aspect::Xattr => Some(DriftKind::Xattr),
+            Aspect::Time => Some(DriftKind::Mtime),
+            Aspect::Flags => Some(DriftKind::Flags),
+            Aspect::Device => None,
+        };
+        self.counts.keys().filter_map(kind).collect()
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -173,17 +189,17 @@ impl Apply {
 
 /// The tree that is written, and what it would not take.
 #[derive(Debug)]
-struct Target {
-    path: PathBuf,
-    directories: Directories,
+pub(super) struct Target {
+    pub(super) path: PathBuf,
+    pub(super) directories: Directories,
     /// One directory of each further file system mounted in the target.
     mounts: Mutex<Vec<Arc<std::os::fd::OwnedFd>>>,
-    losses: Mutex<Losses>,
-    privileged: bool,
+    pub(super) losses: Mutex<Losses>,
+    pub(super) privileged: bool,
 }
 
 impl Target {
-    fn open(path: &Path) -> Result<Self, ApplyError> {
+    pub(super) fn open(path: &Path) -> Result<Self, ApplyError> {
         let top =
             root::open_top(path).map_err(|source| ApplyError::Target { path: path.to_owned(), source })?;
         Ok(Self {
@@ -242,7 +258,12 @@ impl Target {
     }
 
     /// Counts what cannot be helped as a loss; anything else is an error.
-    fn fail_or_lose(&self, path: ImagePath, aspect: Aspect, error: Errno) -> Result<(), ApplyError> {
+    pub(super) fn fail_or_lose(
+        &self,
+        path: ImagePath,
+        aspect: Aspect,
+        error: Errno,
+    ) -> Result<(), ApplyError> {
         let cannot_hold = matches!(error, Errno::OPNOTSUPP | Errno::NOTTY | Errno::TOOBIG)
             || aspect == Aspect::Xattr && matches!(error, Errno::NOSPC | Errno::RANGE)
             || aspect == Aspect::Flags && error == Errno::INVAL;

@@ -226,6 +226,11 @@ pub(super) fn set(
     );
 }
 
+/// Sets the time of an open file.
+pub(super) fn set_time(fd: &OwnedFd, mtime: Mtime) -> Result<(), Errno> {
+    rustix::fs::futimens(fd, &timestamps(mtime))
+}
+
 fn timestamps(mtime: Mtime) -> Timestamps {
     let time = Timespec { tv_sec: mtime.seconds(), tv_nsec: mtime.nanoseconds().into() };
     Timestamps { last_access: time, last_modification: time }

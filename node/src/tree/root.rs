@@ -145,6 +145,22 @@ pub(super) fn read_full(file: &OwnedFd, buffer: &mut [u8], at: u64) -> Result<us
     Ok(filled)
 }
 
+/// Writes all of `bytes` at `offset`.
+pub(super) fn write_all(fd: &OwnedFd, mut bytes: &[u8], mut offset: u64) -> Result<(), Errno> {
+    while !bytes.is_empty() {
+        match rustix::io::pwrite(fd, bytes, offset) {
+            Ok(0) => return Err(Errno::IO),
+            Ok(written) => {
+                bytes = &bytes[written..];
+                offset += written as u64;
+            }
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
 /// A tree of names, some of them directories, each known by a number; the root is 0.
 pub(super) trait Names {
     /// The number of the directory that `number` is in, and its name there. Not asked of the root.
@@ -174,6 +190,11 @@ impl Directories {
     /// For another numbering of the same tree: numbers of one mean nothing in the other.
     pub(super) fn renumbered(&self) -> Self {
         Self { top: Arc::clone(&self.top), open: Mutex::default() }
+    }
+
+    /// Closes what is kept open: directories may have been replaced.
+    pub(super) fn forget(&self) {
+        self.lock().clear();
     }
 
     pub(super) fn top(&self) -> &Arc<OwnedFd> {

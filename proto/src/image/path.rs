@@ -96,6 +96,14 @@ impl ImagePath {
         self.joined.split(|&byte| byte == b'/').filter(|name| !name.is_empty()).map(Component)
     }
 
+    /// Whether it lies in `directory`, at whatever depth.
+    pub fn is_below(&self, directory: &Self) -> bool {
+        let rest = self.joined.strip_prefix(&directory.joined[..]);
+        rest.is_some_and(
+            |rest| if directory.is_root() { !rest.is_empty() } else { rest.first() == Some(&b'/') },
+        )
+    }
+
     pub fn is_root(&self) -> bool {
         self.joined.is_empty()
     }

@@ -43,7 +43,7 @@ fn print_table(report: &DemoReport) {
             if node.verified { "yes" } else { "NO" },
         );
         for drift in node.drift.iter().take(5) {
-            println!("       {}  {}", drift.names().join(","), drift.path);
+            println!("       {} {}", drift.code, drift.path);
         }
     }
     println!();

@@ -110,7 +110,7 @@ impl Apply {
                 bytes += next.bytes;
                 at += 1;
             }
-            write_all(&fd, &raw[first.start..first.start + bytes], first.offset)
+            root::write_all(&fd, &raw[first.start..first.start + bytes], first.offset)
                 .map_err(|error| wrote(entry, error))?;
         }
         if left.fetch_sub(count, Ordering::AcqRel) == count {
@@ -186,21 +186,6 @@ impl Apply {
 
 fn ends_in_hole(content: &Content<'_>) -> bool {
     matches!(content.segments().last(), Some(Segment::Hole { .. }))
-}
-
-fn write_all(fd: &OwnedFd, mut bytes: &[u8], mut offset: u64) -> Result<(), Errno> {
-    while !bytes.is_empty() {
-        match rustix::io::pwrite(fd, bytes, offset) {
-            Ok(0) => return Err(Errno::IO),
-            Ok(written) => {
-                bytes = &bytes[written..];
-                offset += written as u64;
-            }
-            Err(Errno::INTR) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }
 
 fn wrote(entry: Entry<'_>, source: Errno) -> ApplyError {

@@ -1,0 +1,53 @@
+//! What every command that changes a tree in place is told, and says.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use clap::Args;
+use indicatif::HumanBytes;
+use shoal_node::update::{ChangeReport, TreeOptions};
+
+#[derive(Debug, Args)]
+pub(crate) struct Tree {
+    /// Read what this machine decides itself from FILE, instead of etc/shoal/rules in the tree
+    #[arg(long, value_name = "FILE")]
+    rules: Option<PathBuf>,
+    /// Remove also what no image brought, but for what the rules leave alone
+    #[arg(long)]
+    delete: bool,
+    /// Keep at most so many bytes of what is replaced, for a rollback
+    #[arg(long, value_name = "BYTES", default_value_t = 4 << 30)]
+    keep: u64,
+}
+
+impl Tree {
+    pub(crate) fn options(self) -> TreeOptions {
+        TreeOptions { rules: self.rules, delete: self.delete, keep_bytes: self.keep }
+    }
+}
+
+pub(crate) fn print_change(report: &ChangeReport, json: bool) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    if json {
+        serde_json::to_writer(&mut out, report)?;
+        writeln!(out)?;
+        return Ok(out.flush()?);
+    }
+    let name = report.name.as_deref().unwrap_or(&report.image);
+    writeln!(
+        out,
+        "{name}: {} created, {} replaced, {} adjusted, {} removed in {:.1} s",
+        report.created, report.replaced, report.adjusted, report.removed, report.elapsed_s
+    )?;
+    writeln!(
+        out,
+        "fetched {} from the seeder and {} from peers; {} were here already",
+        HumanBytes(report.bytes_from_seeder),
+        HumanBytes(report.bytes_from_peers),
+        HumanBytes(report.bytes_reused),
+    )?;
+    for (aspect, count) in &report.losses {
+        writeln!(out, "could not set the {aspect} of {count} entries")?;
+    }
+    Ok(out.flush()?)
+}

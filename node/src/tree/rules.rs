@@ -1,0 +1,177 @@
+//! Which paths the image decides and which the machine.
+//!
+//! ```text
+//! managed PATTERN    exactly as the image has it (the default)
+//! seed PATTERN       created when it is absent; then the machine's own, with all that is in it
+//! ignore PATTERN     never read, made, changed or removed, with all that is in it
+//! ```
+//! One rule a line; `#` begins a comment line. Patterns are those of [`exclude`](super::exclude). Of the rules that
+//! match a path the first decides; a path that none matches is what its directory is. A machine's own file
+//! ([`LOCAL_RULES`] in the tree, or one that is named) is read before anything is compared, and its rules come before
+//! [`DEFAULT_RULES`]: a last line `managed **` switches those off.
+
+use std::path::{Path, PathBuf};
+
+use super::exclude::{Excludes, PatternError};
+
+/// Where a tree keeps rules of its own, below its top.
+pub const LOCAL_RULES: &str = "etc/shoal/rules";
+
+/// What a running machine owns, whatever its distribution.
+pub const DEFAULT_RULES: &str = "\
+ignore /proc/*
+ignore /sys/*
+ignore /dev/*
+ignore /run/*
+ignore /tmp/*
+ignore /var/tmp/*
+ignore lost+found
+ignore /home/*
+ignore /srv/*
+ignore /var/log/*
+ignore /var/run/*
+ignore /var/lock/*
+ignore /var/spool/*
+ignore /var/lib/shoal
+ignore /var/lib/nfs
+ignore /var/lib/systemd/random-seed
+ignore /var/lib/dhcp/*
+ignore /var/lib/dbus/machine-id
+ignore /var/lib/NetworkManager/*
+ignore /etc/lvm/backup/*
+ignore /etc/lvm/archive/*
+seed /etc/fstab
+seed /etc/mtab
+seed /etc/hostname
+seed /etc/machine-id
+seed /etc/adjtime
+seed /etc/resolv.conf
+seed /etc/ssh/ssh_host_*
+seed /etc/shoal
+seed /etc/udev/rules.d/70-persistent-net.rules
+seed /boot/grub/device.map
+";
+
+/// Who decides a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Class {
+    Managed,
+    Seed,
+    Ignored,
+}
+
+/// Rules in order.
+#[derive(Clone, Debug, Default)]
+pub struct Rules(Vec<(Class, Excludes)>);
+
+#[derive(Debug, thiserror::Error)]
+pub enum RulesError {
+    #[error("cannot read {}", path.display())]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("{}, line {line}: {what:?} is none of managed, seed, ignore", path.display())]
+    Class { path: PathBuf, line: usize, what: String },
+    #[error("{}, line {line}", path.display())]
+    Pattern { path: PathBuf, line: usize, source: PatternError },
+}
+
+impl Rules {
+    /// The rules of a file, then [`DEFAULT_RULES`]. `file` must exist; without one, `LOCAL_RULES` in `target` is read if it
+    /// is a file of the tree.
+    pub fn load(target: &Path, file: Option<&Path>) -> Result<Self, RulesError> {
+        let mut rules = Self::default();
+        let local = target.join(LOCAL_RULES);
+        let (path, needed) = file.map_or((local.as_path(), false), |file| (file, true));
+        let inside = needed || std::fs::symlink_metadata(path).is_ok_and(|found| found.is_file());
+        if inside {
+            let text =
+                std::fs::read(path).map_err(|source| RulesError::Read { path: path.to_owned(), source })?;
+            rules.parse(path, &text)?;
+        }
+        rules.parse(Path::new("the default rules"), DEFAULT_RULES.as_bytes())?;
+        Ok(rules)
+    }
+
+    /// No rule: the image decides everything.
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    fn parse(&mut self, path: &Path, text: &[u8]) -> Result<(), RulesError> {
+        for (at, line) in text.split(|&byte| byte == b'\n').enumerate() {
+            let line = line.trim_ascii();
+            if line.is_empty() || line[0] == b'#' {
+                continue;
+            }
+            let end = line.iter().position(u8::is_ascii_whitespace).unwrap_or(line.len());
+            let (word, pattern) = (&line[..end], line[end..].trim_ascii());
+            let class = match word {
+                b"managed" => Class::Managed,
+                b"seed" => Class::Seed,
+                b"ignore" => Class::Ignored,
+                _ => {
+                    let what = String::from_utf8_lossy(word).into_owned();
+                    return Err(RulesError::Class { path: path.to_owned(), line: at + 1, what });
+                }
+            };
+            let pattern = Excludes::new([pattern]).map_err(|source| RulesError::Pattern {
+                path: path.to_owned(),
+                line: at + 1,
+                source,
+            })?;
+            self.0.push((class, pattern));
+        }
+        Ok(())
+    }
+
+    /// The class of `path` (components joined with slashes) in a directory of class `around`.
+    pub fn class(&self, path: &[u8], directory: bool, around: Class) -> Class {
+        let decides = |(_, pattern): &&(Class, Excludes)| pattern.matches(path, directory);
+        self.0.iter().find(decides).map_or(around, |(class, _)| *class)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules(text: &str) -> Rules {
+        let mut rules = Rules::none();
+        rules.parse(Path::new("rules"), text.as_bytes()).unwrap();
+        rules
+    }
+
+    #[test]
+    fn the_first_match_decides_and_a_directory_decides_for_what_is_in_it() {
+        let rules = rules("# mine\nmanaged /home/admin\nignore /home/*\n\n  seed  *.conf\n");
+        let class = |path: &str, around| rules.class(path.as_bytes(), false, around);
+        assert_eq!(class("home", Class::Managed), Class::Managed);
+        assert_eq!(class("home/x", Class::Managed), Class::Ignored);
+        assert_eq!(class("home/x/y", Class::Ignored), Class::Ignored);
+        assert_eq!(class("home/admin", Class::Managed), Class::Managed);
+        assert_eq!(class("etc/a.conf", Class::Managed), Class::Seed);
+    }
+
+    #[test]
+    fn a_local_file_comes_before_the_defaults_and_can_switch_them_off() {
+        let target = tempfile::tempdir().unwrap();
+        let defaults = Rules::load(target.path(), None).unwrap();
+        assert_eq!(defaults.class(b"etc/fstab", false, Class::Managed), Class::Seed);
+        std::fs::create_dir_all(target.path().join("etc/shoal")).unwrap();
+        std::fs::write(target.path().join(LOCAL_RULES), "ignore /opt\nmanaged **\n").unwrap();
+        let local = Rules::load(target.path(), None).unwrap();
+        assert_eq!(local.class(b"etc/fstab", false, Class::Managed), Class::Managed);
+        assert_eq!(local.class(b"opt", true, Class::Managed), Class::Ignored);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_line() {
+        let mut rules = Rules::none();
+        let error = rules.parse(Path::new("r"), b"seed /a\nkeep /b\n").unwrap_err().to_string();
+        assert_eq!(error, "r, line 2: \"keep\" is none of managed, seed, ignore");
+        assert!(matches!(rules.parse(Path::new("r"), b"seed"), Err(RulesError::Pattern { line: 1, .. })));
+    }
+}
