@@ -77,15 +77,25 @@ pub(super) fn remove(dir: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
         Err(Errno::ISDIR | Errno::PERM) => {}
         done => return done,
     }
-    for locked in [Some(open_in(dir, name, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty())), None] {
-        let fd = locked.as_ref().map_or(Ok(dir), |opened| opened.as_ref().map_err(|error| *error));
-        if let Ok(fd) = fd {
-            // A failure shows when the removal fails.
+    // Failures to unlock show when the removal fails.
+    let _ = super::metadata::unlock(dir);
+    let opened = open_in(dir, name, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty());
+    if !matches!(FileType::from_raw_mode(stat_in(dir, name)?.stx_mode.into()), FileType::Directory) {
+        let flags = opened.as_ref().ok().and_then(|fd| super::metadata::read_flags(fd).ok());
+        if let Ok(fd) = &opened {
             let _ = super::metadata::unlock(fd);
         }
+        let removed = rustix::fs::unlinkat(dir, name, AtFlags::empty());
+        // Other names of the inode stay, and stay locked.
+        if let (Ok(fd), Some(flags)) = (&opened, flags)
+            && stat(fd).is_ok_and(|stat| stat.stx_nlink > 0)
+        {
+            super::metadata::set_flags(fd, flags)?;
+        }
+        return removed;
     }
-    if !matches!(FileType::from_raw_mode(stat_in(dir, name)?.stx_mode.into()), FileType::Directory) {
-        return rustix::fs::unlinkat(dir, name, AtFlags::empty());
+    if let Ok(fd) = &opened {
+        let _ = super::metadata::unlock(fd);
     }
     let inner = open_directory_in(dir, name)?;
     // Its owner may have closed it; a failure shows when the removal fails.
