@@ -10,6 +10,7 @@ mod memory;
 mod resume;
 mod tamper;
 mod tidy;
+mod update;
 
 /// # Panics
 /// With the first differences, unless the trees are equal in everything that an image keeps.

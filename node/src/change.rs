@@ -57,6 +57,7 @@ impl Change {
         let options = UpdateOptions {
             rules: Rules::load(&self.path, self.options.rules.as_deref())?,
             remove_unowned: self.options.delete,
+            switch: self.options.switch,
         };
         Ok(Update::prepare(goal.clone(), owners, &self.path, &options, Some(self.kept.clone()))?)
     }
@@ -68,6 +69,7 @@ impl Change {
         blocks: &Store,
         image: Cid,
         name: Option<String>,
+        rolling_back: bool,
     ) -> Result<UpdateReport, Error> {
         update.check()?;
         let complete = self.complete();
@@ -80,6 +82,7 @@ impl Change {
             phase: Phase::Updating,
             lost: self.record.as_ref().map_or(Vec::new(), |record| record.lost.clone()),
             owners: owners.into_iter().map(|owner| owner.to_string()).collect(),
+            rolling_back,
             previous,
         };
         let mut report = UpdateReport::default();
@@ -99,6 +102,7 @@ impl Change {
         }
         record.phase = Phase::Complete;
         record.owners.clear();
+        record.rolling_back = false;
         record.lost.extend(report.losses.kinds());
         record.lost.sort_unstable();
         record.lost.dedup();

@@ -241,6 +241,7 @@ impl Run {
             phase,
             lost: Vec::new(),
             owners: Vec::new(),
+            rolling_back: false,
             previous: None,
         }
     }

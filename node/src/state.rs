@@ -72,6 +72,9 @@ pub struct Record {
     /// While updating: other images that may have left something in the tree, the one that was complete first.
     #[serde(default)]
     pub owners: Vec<String>,
+    /// While updating: it is a rollback, which another rollback finishes.
+    #[serde(default)]
+    pub rolling_back: bool,
     /// The image before this one, which a rollback returns to.
     #[serde(default)]
     pub previous: Option<Previous>,
@@ -233,6 +236,7 @@ mod tests {
             phase: Phase::Installing,
             lost: vec![DriftKind::Owner],
             owners: vec!["bafo".into()],
+            rolling_back: false,
             previous: Some(Previous { image: "bafp".into(), name: None }),
         };
         let root = Signed::<RootRecord>::from_parts(vec![1, 2, 3], vec![9; SIGNATURE_BYTES]);

@@ -19,7 +19,7 @@ use crate::join::{self, JoinOptions, Membership, blocking, peak_rss_bytes, verif
 use crate::manifest::{self, read_manifest};
 use crate::peer::{self, ListKind, Peer, StoreOnly};
 use crate::progress::{Monitor, Stage};
-use crate::state::{self, Phase, Record, State, TargetState};
+use crate::state::{self, Phase, Previous, Record, State, TargetState};
 use crate::store::{self, Store};
 use crate::tree::Item;
 use crate::tree::rules::RulesError;
@@ -32,6 +32,8 @@ pub struct TreeOptions {
     pub rules: Option<PathBuf>,
     /// Remove also what no image brought.
     pub delete: bool,
+    /// Replace directories at the top as wholes, each in one call.
+    pub switch: bool,
     /// Most raw bytes that are kept for a rollback.
     pub keep_bytes: u64,
 }
@@ -166,10 +168,15 @@ pub fn rollback(data: &Path, target: &Path, options: TreeOptions) -> Result<Chan
     let tree = state.target(target)?;
     let change = Change::of(tree.clone(), target, options)?;
     let record = change.record().ok_or_else(|| Error::NotInstalled(target.to_owned()))?;
-    let previous = record.previous.clone().ok_or_else(|| Error::NoPrevious(target.to_owned()))?;
-    let image: Cid = previous.image.parse().map_err(|_| Error::NoPrevious(target.to_owned()))?;
+    let back = if record.phase == Phase::Updating && record.rolling_back {
+        Some(Previous { image: record.image.clone(), name: record.name.clone() })
+    } else {
+        record.previous.clone()
+    };
+    let back = back.ok_or_else(|| Error::NoPrevious(target.to_owned()))?;
+    let image: Cid = back.image.parse().map_err(|_| Error::NoPrevious(target.to_owned()))?;
     let goal = Arc::new(read_manifest(&tree, &image)?);
-    local(&change, &tree, &goal, image, previous.name, started)
+    local(&change, &tree, &goal, (image, back.name), true, started)
 }
 
 /// Gives drifted paths of the present image back their content and metadata. With a ticket, from the swarm where this
@@ -190,7 +197,7 @@ pub async fn repair(
     let goal = Arc::new(read_manifest(&tree, &image)?);
     let done = {
         let (change, tree, name) = (change.clone(), tree.clone(), record.name.clone());
-        blocking(move || local(&change, &tree, &goal, image, name, started)).await
+        blocking(move || local(&change, &tree, &goal, (image, name), false, started)).await
     };
     match (done, join) {
         (Err(Error::Lacking { .. }), Some(join)) => {
@@ -214,8 +221,8 @@ fn local(
     change: &Change,
     target: &TargetState,
     goal: &Arc<Manifest>,
-    image: Cid,
-    name: Option<String>,
+    (image, name): (Cid, Option<String>),
+    rolling_back: bool,
     started: Instant,
 ) -> Result<ChangeReport, Error> {
     let update = change.prepare(goal, image)?;
@@ -225,7 +232,7 @@ fn local(
     let planned = Instant::now();
     // Empty, but for what an interrupted update fetched.
     let blocks = Store::open(&target.store_dir())?;
-    let done = change.perform(&update, &blocks, image, name.clone())?;
+    let done = change.perform(&update, &blocks, image, name.clone(), rolling_back)?;
     Ok(report(&update, &done, image, name, started, planned))
 }
 
@@ -297,7 +304,7 @@ impl Run {
         membership.tell(Stage::Metadata, monitor).await;
         let (performer, store, named) = (change, membership.store.clone(), name.clone());
         let (update, done) = blocking(move || {
-            let done = performer.perform(&update, &store, image, named)?;
+            let done = performer.perform(&update, &store, image, named, false)?;
             Ok::<_, Error>((update, done))
         })
         .await?;

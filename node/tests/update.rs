@@ -102,7 +102,7 @@ fn any_tree_becomes_any_other_and_the_next_run_touches_nothing() {
         let (old, new_image) = (image(&scratch, "old-store", &old), image(&scratch, "new-store", &new));
         install(&old, &target);
         let context = format!("seed {seed}");
-        let options = UpdateOptions::default();
+        let options = UpdateOptions { switch: seed % 4 == 3, ..UpdateOptions::default() };
         let update = prepare(&new_image, &[&old], &target, &options);
         perform(&scratch, &new_image, &update).unwrap_or_else(|error| panic!("{context}: {error:?}"));
         assert_same(&target, &new, &context);
@@ -179,10 +179,7 @@ fn a_directory_that_holds_something_else_does_not_become_a_file() {
     let update = prepare(&newer, &[&old], &target, &UpdateOptions::default());
     let before = snapshot(&target);
     let error = perform(&scratch, &newer, &update).unwrap_err().to_string();
-    assert_eq!(
-        error,
-        "gone shall be no directory any more, and holds gone/mine, which is not the image's"
-    );
+    assert_eq!(error, "gone shall be no directory any more, and holds gone/mine, which is not the image's");
     assert_eq!(snapshot(&target), before);
     let options = UpdateOptions { remove_unowned: true, ..UpdateOptions::default() };
     perform(&scratch, &newer, &prepare(&newer, &[&old], &target, &options)).unwrap();
@@ -207,10 +204,8 @@ fn rules_leave_to_the_machine_what_is_the_machines() {
     fs::write(target.join("var/log/app/log"), "lines").unwrap();
     fs::write(target.join("var/log/more"), "lines").unwrap();
     fs::write(target.join("etc/shoal/rules"), "managed /var/log/managed\n").unwrap();
-    let options = UpdateOptions {
-        rules: Rules::load(&target, None).unwrap(),
-        remove_unowned: true,
-    };
+    let options =
+        UpdateOptions { rules: Rules::load(&target, None).unwrap(), remove_unowned: true, switch: false };
     perform(&scratch, &new, &prepare(&new, &[&old], &target, &options)).unwrap();
     let read = |path: &str| fs::read_to_string(target.join(path)).unwrap();
     assert_eq!(read("etc/managed"), "new");
@@ -286,6 +281,41 @@ fn without_an_earlier_image_nothing_is_removed_and_present_files_are_used() {
 }
 
 #[test]
+fn a_switch_replaces_a_directory_at_the_top_in_one_call_unless_the_machine_has_a_part_of_it() {
+    let scratch = Scratch::new();
+    let (old, new, target) = (scratch.dir("old"), scratch.dir("new"), scratch.dir("target"));
+    for top in [&old, &new] {
+        for dir in ["usr/bin", "etc", "same"] {
+            fs::create_dir_all(top.join(dir)).unwrap();
+            fs::write(top.join(dir).join("stays"), "stays").unwrap();
+        }
+    }
+    for dir in ["usr/bin", "etc"] {
+        fs::write(new.join(dir).join("new"), "new").unwrap();
+        fs::write(old.join(dir).join("old"), "old").unwrap();
+    }
+    let (old_image, new_image) = (image(&scratch, "old-store", &old), image(&scratch, "new-store", &new));
+    install(&old_image, &target);
+    fs::write(target.join("etc/mine"), "mine").unwrap();
+    let options = UpdateOptions { switch: true, ..UpdateOptions::default() };
+    let update = prepare(&new_image, &[&old_image], &target, &options);
+    let steps: Vec<String> = update
+        .plan()
+        .steps
+        .iter()
+        .map(|step| new_image.manifest.entry(step.entry).path().to_string())
+        .collect();
+    assert!(steps.contains(&"usr".to_owned()) && !steps.contains(&"usr/bin/new".to_owned()), "{steps:?}");
+    assert!(steps.contains(&"etc/new".to_owned()) && !steps.contains(&"same".to_owned()), "{steps:?}");
+    perform(&scratch, &new_image, &update).unwrap();
+    assert_eq!(fs::read_to_string(target.join("etc/mine")).unwrap(), "mine");
+    fs::remove_file(target.join("etc/mine")).unwrap();
+    set_time(&target.join("etc"), 1, 0);
+    set_time(&new.join("etc"), 1, 0);
+    assert_same(&target, &new, "switched");
+}
+
+#[test]
 fn what_was_kept_leads_back() {
     let scratch = Scratch::new();
     let (old, new, target) = (scratch.dir("old"), scratch.dir("new"), scratch.dir("target"));
@@ -303,8 +333,7 @@ fn what_was_kept_leads_back() {
     perform(&scratch, &new_image, &update).unwrap();
     let owners = vec![new_image.manifest.clone()];
     let options = UpdateOptions::default();
-    let back =
-        Update::prepare(old_image.manifest.clone(), owners, &target, &options, Some(kept)).unwrap();
+    let back = Update::prepare(old_image.manifest.clone(), owners, &target, &options, Some(kept)).unwrap();
     assert_eq!(back.wanted().count(), 0);
     perform(&scratch, &old_image, &back).unwrap();
     assert_same(&target, &old, "rolled back");

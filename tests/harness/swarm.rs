@@ -162,6 +162,28 @@ impl Node {
         command
     }
 
+    /// An update of this node's target, in place: the image decides every path.
+    pub fn update_command(&self, ticket: &str, arguments: &[&str]) -> Command {
+        let rules = self.folder.path().join("rules");
+        std::fs::write(&rules, "managed **\n").expect("the folder is ours");
+        let mut command = self.command(&["update", ticket, "--listen", "127.0.0.1:0", "--json"]);
+        command.arg("--target").arg(self.target()).arg("--rules").arg(rules).args(arguments);
+        command
+    }
+
+    /// Updates to `image` and leaves.
+    pub fn update(&self, ticket: &str, image: &str) -> Value {
+        let command = self.update_command(ticket, &["--image", image, "--seed-for", "0s"]);
+        json(&Process::start(command).finish().expect_success().stdout.concat())
+    }
+
+    /// A command on this node's target.
+    pub fn on_target(&self, arguments: &[&str]) -> Finished {
+        let mut command = self.command(arguments);
+        command.arg("--target").arg(self.target());
+        Process::start(command).finish()
+    }
+
     /// Begins to install `image`, and goes on serving it until it is dropped.
     pub fn install(&self, ticket: &str, image: &str) -> Installing {
         let arguments = ["--image", image, "--seed-for", "1h", "-v"];

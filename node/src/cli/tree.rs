@@ -15,6 +15,9 @@ pub(crate) struct Tree {
     /// Remove also what no image brought, but for what the rules leave alone
     #[arg(long)]
     delete: bool,
+    /// Build a new usr, opt… beside the old and exchange each in one call, where all in it is the image's
+    #[arg(long)]
+    switch: bool,
     /// Keep at most so many bytes of what is replaced, for a rollback
     #[arg(long, value_name = "BYTES", default_value_t = 4 << 30)]
     keep: u64,
@@ -22,7 +25,7 @@ pub(crate) struct Tree {
 
 impl Tree {
     pub(crate) fn options(self) -> TreeOptions {
-        TreeOptions { rules: self.rules, delete: self.delete, keep_bytes: self.keep }
+        TreeOptions { rules: self.rules, delete: self.delete, switch: self.switch, keep_bytes: self.keep }
     }
 }
 

@@ -63,21 +63,13 @@ pub(super) struct SurveyOptions<'a> {
     pub(super) unowned: bool,
 }
 
-/// What was found.
-#[derive(Debug, Default)]
-pub(super) struct Survey {
-    pub(super) observed: Observed,
-    /// Directories of the image that are the top of another file system, which holds a part of it.
-    pub(super) mounts: Vec<EntryIndex>,
-}
-
 /// Compares the tree at `target` with an image. `directories` are numbered by the image's entries.
 pub(super) fn survey(
     manifest: &Manifest,
     target: &Path,
     directories: &Directories,
     options: SurveyOptions<'_>,
-) -> Result<Survey, VerifyError> {
+) -> Result<Observed, VerifyError> {
     let children = Children::of(manifest.tree());
     let scope = Scope::of(manifest, target, directories, options.rules, &children);
     let visited = manifest.tree().indexes().filter(|index| scope.visits(*index)).collect();
@@ -132,7 +124,7 @@ struct Surveyor<'a> {
 }
 
 impl Surveyor<'_> {
-    fn finish(self) -> Survey {
+    fn finish(self) -> Observed {
         let mut found = self.found.into_inner().unwrap_or_else(PoisonError::into_inner);
         let mut seen: Vec<Seen> = self
             .manifest
@@ -160,8 +152,10 @@ impl Surveyor<'_> {
             }
         }
         found.extras.sort_unstable_by(|one, other| one.path.cmp(&other.path));
-        Survey {
-            observed: Observed { seen, inodes: found.inodes, extras: found.extras },
+        Observed {
+            seen,
+            inodes: found.inodes,
+            extras: found.extras,
             mounts: self.scope.into_managed_mounts(),
         }
     }

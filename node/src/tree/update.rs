@@ -27,7 +27,7 @@ use shoal_proto::exchange::Bitfield;
 use shoal_proto::image::children::Children;
 use shoal_proto::image::entry::{EntryIndex, Kind, Segment};
 use shoal_proto::image::manifest::Manifest;
-use shoal_proto::image::plan::{Action, Conflict, Plan, PlanOptions};
+use shoal_proto::image::plan::{Action, Conflict, Observed, Plan, PlanOptions, Seen};
 use shoal_proto::image::{ImagePath, PieceIndex};
 
 use self::sources::Sources;
@@ -35,7 +35,7 @@ use super::apply::{ApplyError, Losses, Target};
 use super::itemize::{Item, items};
 use super::root::Directories;
 use super::rules::Rules;
-use super::survey::{Owner, Survey, SurveyOptions, survey};
+use super::survey::{Owner, SurveyOptions, survey};
 use super::verify::{VerifyError, VerifyMode};
 use crate::block::EncodedBlock;
 use crate::store::{self, Store};
@@ -49,6 +49,8 @@ pub struct UpdateOptions {
     pub rules: Rules,
     /// Remove also what no image brought.
     pub remove_unowned: bool,
+    /// Replace directories at the top as wholes, each in one call, where all in them is the image's.
+    pub switch: bool,
 }
 
 /// A planned change of a tree to an image. See the module for the order of calls.
@@ -58,7 +60,7 @@ pub struct Update {
     tree: Target,
     children: Children,
     owners: Vec<Owner>,
-    survey: Survey,
+    observed: Observed,
     plan: Plan,
     sources: Arc<Sources>,
     /// First names of the inodes that have several in the image.
@@ -120,9 +122,10 @@ impl Update {
             owners: &owners,
             unowned: options.remove_unowned,
         };
-        let survey = survey(&goal, target, &tree.directories, how)?;
-        let plan = Plan::of(&goal, &survey.observed, PlanOptions { remove_unowned: options.remove_unowned });
-        let sources = Sources::find(&goal, &tree.directories, &survey.observed, &owners, kept);
+        let observed = survey(&goal, target, &tree.directories, how)?;
+        let how = PlanOptions { remove_unowned: options.remove_unowned, switch: options.switch };
+        let plan = Plan::of(&goal, &observed, how);
+        let sources = Sources::find(&goal, &tree.directories, &observed, &owners, kept);
         let children = Children::of(goal.tree());
         let to = |entry: shoal_proto::image::tree::Entry<'_>| match entry.kind() {
             Kind::HardLink { to } => Some(to),
@@ -135,7 +138,7 @@ impl Update {
             tree,
             children,
             owners,
-            survey,
+            observed,
             plan,
             sources: Arc::new(sources),
         };
@@ -263,7 +266,7 @@ impl Update {
     }
 
     fn is_left(&self, entry: EntryIndex) -> bool {
-        self.survey.observed.seen[entry.at()] == shoal_proto::image::plan::Seen::Left
+        self.observed.seen[entry.at()] == Seen::Left
     }
 
     /// The files whose content has to be written.
@@ -292,7 +295,7 @@ impl Update {
         let mut at = entry;
         while at != EntryIndex::ROOT {
             at = self.goal.entry(at).parent();
-            if self.survey.mounts.contains(&at) {
+            if self.observed.mounts.contains(&at) {
                 return at;
             }
         }

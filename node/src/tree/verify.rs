@@ -88,15 +88,15 @@ pub fn verify_by(
     let top =
         root::open_top(target).map_err(|source| VerifyError::Target { path: target.to_owned(), source })?;
     let options = SurveyOptions { mode, rules, owners: &[], unowned: false };
-    let survey = survey(manifest, target, &Directories::new(top), options)?;
+    let observed = survey(manifest, target, &Directories::new(top), options)?;
     let mut drift = Vec::new();
-    for (entry, seen) in manifest.entries().zip(&survey.observed.seen) {
+    for (entry, seen) in manifest.entries().zip(&observed.seen) {
         if let Seen::Drifted(drifts) = seen {
             let (kinds, code) = (drifts.kinds().collect(), itemize::code(manifest, entry, *drifts));
             drift.push(Drift { path: entry.path(), kinds, code });
         }
     }
-    for extra in survey.observed.extras.iter().filter(|extra| !extra.left && extra.within.is_none()) {
+    for extra in observed.extras.iter().filter(|extra| !extra.left && extra.within.is_none()) {
         let (kinds, code) = (vec![DriftKind::Extra], itemize::EXTRA.to_owned());
         drift.push(Drift { path: extra.path.clone(), kinds, code });
     }

@@ -48,6 +48,8 @@ pub struct Observed {
     pub inodes: Vec<(EntryIndex, InodeKey)>,
     /// In path order; of a directory also what is in it, if it may have to go.
     pub extras: Vec<Extra>,
+    /// Directories of the image on which a file system is mounted that holds a part of it.
+    pub mounts: Vec<EntryIndex>,
 }
 
 /// What to do with the path of an entry.
@@ -105,6 +107,8 @@ pub struct Plan {
 pub struct PlanOptions {
     /// Remove also what no image brought.
     pub remove_unowned: bool,
+    /// Replace a directory at the top as a whole, in one call, where anything in it changes and all of it is the image's.
+    pub switch: bool,
 }
 
 impl Plan {
@@ -121,7 +125,48 @@ impl Plan {
         let mut plan = Self { keepers: inodes.keepers.clone(), ..Self::default() };
         plan.decide_steps(goal, observed, &inodes);
         plan.decide_extras(goal, observed, options);
+        if options.switch {
+            plan.decide_switches(goal, observed);
+        }
         plan
+    }
+
+    fn decide_switches(&mut self, goal: &Manifest, observed: &Observed) {
+        let mut tops = vec![EntryIndex::ROOT; goal.tree().len()];
+        let mut wholes: BTreeSet<EntryIndex> = BTreeSet::new();
+        for entry in goal.entries().skip(1) {
+            let index = entry.index();
+            let top = if entry.parent() == EntryIndex::ROOT { index } else { tops[entry.parent().at()] };
+            tops[index.at()] = top;
+            let seen = observed.seen[index.at()];
+            if index == top && entry.is_directory() && !gives_way(seen) {
+                wholes.insert(top);
+            }
+            if seen == Seen::Left || observed.mounts.contains(&index) {
+                wholes.remove(&top);
+            }
+        }
+        let stays = |path: &ImagePath| self.removals.binary_search_by(|gone| gone.path.cmp(path)).is_err();
+        let staying: Vec<&ImagePath> =
+            observed.extras.iter().map(|extra| &extra.path).filter(|path| stays(path)).collect();
+        let changes = |top: EntryIndex| self.steps.iter().any(|step| tops[step.entry.at()] == top);
+        wholes.retain(|&top| {
+            let path = goal.entry(top).path();
+            let removed = self.removals.iter().any(|removal| removal.path.is_below(&path));
+            (removed || changes(top)) && !staying.iter().any(|extra| extra.is_below(&path))
+        });
+        self.steps.retain(|step| !wholes.contains(&tops[step.entry.at()]));
+        let whole = |top: &EntryIndex| {
+            let drifts = match observed.seen[top.at()] {
+                Seen::Drifted(drifts) => drifts,
+                _ => Drifts::NONE,
+            };
+            Step { entry: *top, action: Action::Replace, drifts: drifts.with(DriftKind::Content) }
+        };
+        self.steps.extend(wholes.iter().map(whole));
+        self.steps.sort_unstable_by_key(|step| step.entry);
+        let paths: Vec<ImagePath> = wholes.iter().map(|top| goal.entry(*top).path()).collect();
+        self.removals.retain(|removal| !paths.iter().any(|top| removal.path.is_below(top)));
     }
 
     fn decide_steps(&mut self, goal: &Manifest, observed: &Observed, inodes: &Inodes) {
@@ -196,6 +241,11 @@ impl Plan {
 }
 
 const HARD_LINK: Drifts = Drifts::of(DriftKind::HardLink);
+
+/// Whether nothing that stands at the path can stay.
+fn gives_way(seen: Seen) -> bool {
+    matches!(seen, Seen::Drifted(drifts) if drifts.contains(DriftKind::Missing) || drifts.contains(DriftKind::Type))
+}
 
 fn goes(extra: &Extra, options: PlanOptions) -> bool {
     !extra.left && (extra.owned || options.remove_unowned)

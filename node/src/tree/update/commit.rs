@@ -219,7 +219,7 @@ impl Update {
     }
 
     fn sync(&self) -> Result<(), UpdateError> {
-        for mount in self.survey.mounts.iter().copied().chain([EntryIndex::ROOT]) {
+        for mount in self.observed.mounts.iter().copied().chain([EntryIndex::ROOT]) {
             let dir = self.open(mount)?;
             rustix::fs::syncfs(&*dir)
                 .map_err(|source| ApplyError::Sync { path: self.target().clone(), source })?;

@@ -18,6 +18,7 @@ use super::super::apply::ApplyError;
 use super::super::metadata::{self, Aspect, Inode};
 use super::super::root::{self, Directories, Names};
 use super::super::survey::own_name;
+use super::sources::has_content;
 use super::{Update, UpdateError, in_threads};
 use crate::store::Store;
 
@@ -102,7 +103,7 @@ impl Update {
             .map(|step| step.entry)
             .collect();
         let mut staged = Staged { areas: BTreeMap::new(), reused_bytes: AtomicU64::new(0) };
-        for mount in self.survey.mounts.iter().copied().chain([EntryIndex::ROOT]) {
+        for mount in self.observed.mounts.iter().copied().chain([EntryIndex::ROOT]) {
             self.remove_stage(mount)?;
         }
         for &entry in &steps {
@@ -290,6 +291,10 @@ impl Stager<'_> {
                 let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
                 let fd = root::open_in(dir, name, flags, Mode::RUSR | Mode::WUSR)
                     .map_err(|source| self.failed(index, source))?;
+                if self.clone_own(index, &fd) {
+                    reader.reused_bytes += self.update.goal.size(entry);
+                    return self.set_metadata(index, Inode::Open(&fd));
+                }
                 reader.write(index, content.segments(), &fd).map_err(|error| match error {
                     WriteError::Gone => UpdateError::ChunkGone { path: entry.path() },
                     WriteError::System(source) => self.failed(index, source),
@@ -309,6 +314,21 @@ impl Stager<'_> {
             }
             Err(source) => Err(self.failed(index, source)),
         }
+    }
+
+    /// Shares the extents of a file that stands at its path with the right content: true where the file system can.
+    fn clone_own(&self, index: EntryIndex, fd: &OwnedFd) -> bool {
+        let entry = self.update.goal.entry(index);
+        if !has_content(self.update.observed.seen[index.at()]) || self.update.goal.size(entry) == 0 {
+            return false;
+        }
+        let Ok(dir) = self.update.directories().open(self.update.goal.tree(), entry.parent().get()) else {
+            return false;
+        };
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK;
+        root::open_in(&dir, own_name(entry), flags, Mode::empty())
+            .and_then(|own| rustix::fs::ioctl_ficlone(fd, own))
+            .is_ok()
     }
 
     fn set_metadata(&self, entry: EntryIndex, inode: Inode<'_>) -> Result<(), UpdateError> {
