@@ -187,7 +187,7 @@ impl Run {
             rack: options.rack.clone(),
             bootstrap: vec![(options.ticket.seeder, options.ticket.addresses.clone())],
         };
-        let peer = Peer::start(config, store.clone(), known.clone()).await?;
+        let peer = Peer::start(config, store.clone(), store.clone(), known.clone()).await?;
         let meter = Mutex::new(Meter::new(started));
         Ok(Self { options, started, state, target, wanted, beginning, store, own_store, known, peer, meter })
     }
