@@ -15,6 +15,8 @@ mod link;
 mod parts;
 mod serve;
 mod streams;
+#[cfg(test)]
+mod tests;
 mod trades;
 mod transport;
 mod verify;

@@ -106,13 +106,16 @@ fn deliver(source: &dyn BlockSource, cid: &Cid, part: Option<Part>) -> Result<De
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::peer::BoxError;
     use shoal_proto::wire::ByteRanges;
     use std::num::NonZeroU8;
+    use std::sync::{Condvar, Mutex};
+    use std::time::Duration;
 
     struct One(Option<EncodedBlock>);
 
     impl BlockSource for One {
-        fn block(&self, _: &Cid) -> Result<Option<EncodedBlock>, crate::peer::BoxError> {
+        fn block(&self, _: &Cid) -> Result<Option<EncodedBlock>, BoxError> {
             Ok(self.0.clone())
         }
     }
@@ -143,6 +146,39 @@ mod tests {
             let delivery = deliver(&source, &block.cid, part).unwrap();
             assert_eq!((delivery.part_number(), delivery.payload()), (0, &block.payload[..]));
         }
+    }
+
+    /// Counts who is reading, and lets them go on once as many read as may.
+    #[derive(Default)]
+    struct Crowded {
+        /// Readers now, and the most there were.
+        reading: Mutex<(usize, usize)>,
+        full: Condvar,
+    }
+
+    impl BlockSource for Crowded {
+        fn block(&self, _: &Cid) -> Result<Option<EncodedBlock>, BoxError> {
+            let mut reading = self.reading.lock().unwrap();
+            reading.0 += 1;
+            reading.1 = reading.1.max(reading.0);
+            self.full.notify_all();
+            let mut reading = self.full.wait_while(reading, |(_, most)| *most < READS_MAX).unwrap();
+            // Time for more to come, if more could.
+            reading = self.full.wait_timeout(reading, Duration::from_millis(20)).unwrap().0;
+            reading.0 -= 1;
+            Ok(None)
+        }
+    }
+
+    #[tokio::test]
+    async fn only_so_many_blocks_are_read_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let crowded = Arc::new(Crowded::default());
+        let shelves = Shelves::new(crowded.clone(), Arc::new(Store::open(dir.path()).unwrap()));
+        let reads = (0..READS_MAX * 3).map(|_| shelves.read(Cid::of(b"x"), None));
+        let outcomes = futures::future::join_all(reads).await;
+        assert!(outcomes.iter().all(Result::is_err));
+        assert_eq!(crowded.reading.lock().unwrap().1, READS_MAX);
     }
 
     #[test]
