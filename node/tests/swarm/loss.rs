@@ -31,7 +31,16 @@ impl BlockSource for Installed {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_source_loses_is_had_elsewhere_and_comes_back_to_it() {
+async fn what_a_source_loses_is_had_from_a_node_and_comes_back_to_the_source() {
+    loses_what_is_had_from(PeerRole::Node).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_source_loses_is_had_from_a_seeder_and_comes_back_to_the_source() {
+    loses_what_is_had_from(PeerRole::Seeder).await;
+}
+
+async fn loses_what_is_had_from(role: PeerRole) {
     let (list, blocks, raw) = image(20);
     let lost: Vec<_> = list.indexes().filter(|piece| [3, 7, 11].contains(&piece.get())).collect();
     let changed = Mutex::new(lost.iter().map(|piece| list.piece(*piece).cid).collect());
@@ -49,8 +58,10 @@ async fn what_a_source_loses_is_had_elsewhere_and_comes_back_to_it() {
     source.reaches(|trade| trade.held == 17).await;
     assert!(sink.0.lock().unwrap().is_empty());
 
-    let other = Member::start(PeerRole::Node, 1, Shelf(None), &blocks, &[&source, &node]).await;
-    within(other.hold(&list, Arc::new(StoreOnly)).await.completed()).await.unwrap();
+    let shelf = Shelf(Some(list.clone()).filter(|_| role == PeerRole::Seeder));
+    let other = Member::start(role, 1, shelf, &blocks, &[&source, &node]).await;
+    let _serving =
+        if role == PeerRole::Node { Some(other.hold(&list, Arc::new(StoreOnly)).await) } else { None };
     within(trade.completed()).await.unwrap();
     source.reaches(|trade| trade.held == 20).await;
     let mut written = std::mem::take(&mut *fetched.0.lock().unwrap());

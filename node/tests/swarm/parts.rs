@@ -107,20 +107,32 @@ async fn a_node_that_lacks_ranges_gets_exactly_their_bytes_and_serves_the_whole(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_piece_whose_local_bytes_are_gone_comes_whole_and_nobody_is_blamed() {
+async fn a_piece_whose_local_bytes_are_gone_comes_whole_from_a_node() {
     let (list, blocks, raw) = noise(6);
     let source = Member::start(PeerRole::Node, 1, Shelf(None), &blocks, &[]).await;
     let _serving = source.hold(&list, Arc::new(StoreOnly)).await;
-    let node = Member::start(PeerRole::Node, 1, Shelf(None), &[], &[&source]).await;
-    let sink = Drifted::new(&raw, &[], &[2, 5]);
-    within(node.fetch(&list, sink.clone()).await.completed()).await.unwrap();
-    sink.check_written(&list);
+    comes_whole_from(&source, &list, &raw).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_piece_whose_local_bytes_are_gone_comes_whole_from_a_seeder() {
+    let (list, blocks, raw) = noise(6);
+    let source = Member::start(PeerRole::Seeder, 1, Shelf(Some(list.clone())), &blocks, &[]).await;
+    comes_whole_from(&source, &list, &raw).await;
+}
+
+async fn comes_whole_from(source: &Member, list: &Arc<PieceList>, raw: &[Vec<u8>]) {
+    let node = Member::start(PeerRole::Node, 1, Shelf(None), &[], &[source]).await;
+    let sink = Drifted::new(raw, &[], &[2, 5]);
+    within(node.fetch(list, sink.clone()).await.completed()).await.unwrap();
+    sink.check_written(list);
     let mut filled = std::mem::take(&mut *sink.filled.lock().unwrap());
     filled.sort_unstable();
     assert_eq!(filled, [0, 1, 2, 3, 4, 5], "a part of each came once");
     let status = node.peer.status().await.unwrap();
-    assert_eq!(status.traffic.from_peers_bytes, 6 * DRIFT_BYTES + 2 * PIECE_BYTES as u64);
-    assert_eq!((status.traffic.corrupt_bytes, status.neighbours), (0, 1));
+    let bytes = status.traffic.from_peers_bytes + status.traffic.from_seeders_bytes;
+    assert_eq!(bytes, 6 * DRIFT_BYTES + 2 * PIECE_BYTES as u64);
+    assert_eq!((status.traffic.corrupt_bytes, status.neighbours), (0, 1), "nobody is blamed");
 }
 
 #[tokio::test(flavor = "multi_thread")]
