@@ -49,6 +49,22 @@ pub struct EncodedBlock {
     pub payload: Vec<u8>,
 }
 
+/// Some of a block's raw bytes as they travel to one that has the others. Unverified even when it decodes: only the
+/// whole block has a name.
+#[derive(Clone, PartialEq, Eq)]
+pub struct EncodedPart {
+    /// The block that it is a part of.
+    pub cid: Cid,
+    pub encoding: Encoding,
+    /// Bytes of the decoded part, at most [`PIECE_BYTES_MAX`].
+    pub raw_bytes: u32,
+    /// At most [`payload_bytes_max`] of `raw_bytes`.
+    pub payload: Vec<u8>,
+}
+
+/// The level at which a node compresses what it makes anew: parts of blocks, and blocks out of parts.
+pub const TRAVEL_LEVEL: i32 = 3;
+
 /// A payload that is not the block it is said to be.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
@@ -105,18 +121,59 @@ impl EncodedBlock {
     ///
     /// Allocates at most `raw_bytes` and writes no byte beyond them, whatever the payload claims.
     pub fn decode_into(&self, raw: &mut Vec<u8>) -> Result<(), DecodeError> {
-        let outcome = self.decode_unhashed(raw).and_then(|()| {
-            let found = Cid::of(raw);
-            if found == self.cid { Ok(()) } else { Err(DecodeError::Hash { cid: self.cid, found }) }
-        });
+        let Self { cid, encoding, raw_bytes, payload } = self;
+        Payload { cid: *cid, encoding: *encoding, raw_bytes: *raw_bytes, bytes: payload }.decode_into(raw)?;
+        let found = Cid::of(raw);
+        if found != *cid {
+            raw.clear();
+            return Err(DecodeError::Hash { cid: *cid, found });
+        }
+        Ok(())
+    }
+}
+
+impl EncodedPart {
+    /// Compresses a part of the block `cid`, or keeps it as it is when that is not smaller.
+    ///
+    /// # Panics
+    /// When `raw` is longer than [`PIECE_BYTES_MAX`].
+    pub fn encode(cid: Cid, raw: &[u8]) -> Self {
+        let raw_bytes = u32::try_from(raw.len()).unwrap_or(u32::MAX);
+        assert!(raw_bytes <= PIECE_BYTES_MAX, "a part of {} bytes is more than a piece may have", raw.len());
+        let (encoding, payload) = match compress(raw, TRAVEL_LEVEL) {
+            Some(payload) => (Encoding::Zstd, payload),
+            None => (Encoding::Raw, raw.to_vec()),
+        };
+        Self { cid, encoding, raw_bytes, payload }
+    }
+
+    /// As [`EncodedBlock::decode_into`], but for the hash: exactly `raw_bytes` of whatever bytes the sender chose.
+    pub fn decode_into(&self, raw: &mut Vec<u8>) -> Result<(), DecodeError> {
+        let Self { cid, encoding, raw_bytes, payload } = self;
+        Payload { cid: *cid, encoding: *encoding, raw_bytes: *raw_bytes, bytes: payload }.decode_into(raw)
+    }
+}
+
+/// Encoded bytes and what they are said to be.
+struct Payload<'a> {
+    cid: Cid,
+    encoding: Encoding,
+    raw_bytes: u32,
+    bytes: &'a [u8],
+}
+
+impl Payload<'_> {
+    /// Checks lengths and framing; `raw` is empty after an error.
+    fn decode_into(&self, raw: &mut Vec<u8>) -> Result<(), DecodeError> {
+        let outcome = self.decode_checked(raw);
         if outcome.is_err() {
             raw.clear();
         }
         outcome
     }
 
-    fn decode_unhashed(&self, raw: &mut Vec<u8>) -> Result<(), DecodeError> {
-        let Self { cid, encoding, raw_bytes, ref payload } = *self;
+    fn decode_checked(&self, raw: &mut Vec<u8>) -> Result<(), DecodeError> {
+        let Self { cid, encoding, raw_bytes, bytes: payload } = *self;
         if raw_bytes > PIECE_BYTES_MAX {
             return Err(DecodeError::TooLarge { cid, raw_bytes });
         }
@@ -143,7 +200,7 @@ impl EncodedBlock {
     }
 
     fn decompress(&self, raw: &mut Vec<u8>) -> Result<(), DecodeError> {
-        let Self { cid, raw_bytes, ref payload, .. } = *self;
+        let Self { cid, raw_bytes, bytes: payload, .. } = *self;
         let broken = |code| DecodeError::Frame { cid, reason: zstd_safe::get_error_name(code) };
         // The decoder would read several frames in a row as one.
         let frame_bytes = zstd_safe::find_frame_compressed_size(payload).map_err(broken)?;
@@ -162,6 +219,13 @@ impl EncodedBlock {
             return Err(DecodeError::RawLength { cid, raw_bytes, decoded_bytes });
         }
         Ok(())
+    }
+}
+
+impl fmt::Debug for EncodedPart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { cid, encoding, raw_bytes, payload } = self;
+        write!(f, "EncodedPart({cid}, {encoding:?}, {raw_bytes} in {})", payload.len())
     }
 }
 
@@ -290,6 +354,22 @@ mod tests {
         for bytes in [9_999, 10_001] {
             let raw_block = EncodedBlock { encoding: Encoding::Raw, payload: vec![1; bytes], ..good.clone() };
             assert!(matches!(raw_block.decode(), Err(DecodeError::PayloadLength { .. })));
+        }
+    }
+
+    #[test]
+    fn a_part_round_trips_and_is_held_to_its_length() {
+        let block = Cid::of(b"the block");
+        let mut raw = Vec::new();
+        for (bytes, encoding) in [(prose(5000), Encoding::Zstd), (noise(5000), Encoding::Raw)] {
+            let part = EncodedPart::encode(block, &bytes);
+            assert_eq!((part.encoding, part.raw_bytes, part.cid), (encoding, 5000, block));
+            part.decode_into(&mut raw).unwrap();
+            assert_eq!(raw, bytes);
+            for raw_bytes in [4999, 5001] {
+                let lie = EncodedPart { raw_bytes, ..part.clone() };
+                assert!(lie.decode_into(&mut raw).is_err() && raw.is_empty(), "{raw_bytes} bytes");
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use shoal_proto::cid::Cid;
@@ -13,11 +13,15 @@ use shoal_proto::signing::{Keypair, PublicKey, Signed, Verified};
 use shoal_proto::ticket::Ticket;
 use shoal_proto::wire::{Answer, PeerRole, Query};
 
+use crate::block::EncodedBlock;
 use crate::manifest::{self, load_manifest, save_manifest};
-use crate::peer::{self, Directory, ListKind, LookupError, Offer, Peer, PeerConfig, StoreOnly};
+use crate::peer::{
+    self, BlockSource, BoxError, Directory, ListKind, LookupError, Offer, Peer, PeerConfig, StoreOnly,
+};
 use crate::progress::{Meter, Monitor, Stage};
 use crate::state::{self, TargetState};
 use crate::store::{self, Store};
+use crate::tree::update::TreeBlocks;
 
 /// How often a monitor hears from us.
 const MONITOR_INTERVAL: Duration = Duration::from_millis(250);
@@ -63,6 +67,7 @@ pub(crate) struct Membership {
     pub(crate) peer: Peer,
     pub(crate) store: Arc<Store>,
     pub(crate) started: Instant,
+    blocks: Arc<NodeBlocks>,
     /// The store's folder, when it is below the state directory.
     own_store: Option<PathBuf>,
     publisher: PublicKey,
@@ -90,9 +95,10 @@ impl Membership {
             rack,
             bootstrap: vec![(ticket.seeder, ticket.addresses)],
         };
-        let peer = Peer::start(config, store.clone(), known.clone()).await?;
+        let blocks = Arc::new(NodeBlocks { store: store.clone(), tree: OnceLock::new() });
+        let peer = Peer::start(config, store.clone(), blocks.clone(), known.clone()).await?;
         let meter = Mutex::new(Meter::new(started));
-        Ok(Self { peer, store, started, own_store, publisher: ticket.publisher, known, meter })
+        Ok(Self { peer, store, started, blocks, own_store, publisher: ticket.publisher, known, meter })
     }
 
     /// Learns which image it is, from the publisher's statements alone.
@@ -106,6 +112,12 @@ impl Membership {
         let answer = self.watch(Stage::Joining, monitor, lookup).await?;
         let root = answer.root.clone().expect("a believed answer has a root");
         Ok((answer, root))
+    }
+
+    /// Serves from now on what the files of a tree can make too.
+    pub(crate) fn serve_tree(&self, tree: TreeBlocks) {
+        // A membership is about one image, and that has one tree.
+        let _ = self.blocks.tree.set(tree);
     }
 
     /// Tells others from now on what was learnt.
@@ -171,6 +183,22 @@ impl Membership {
         }
         drop(store);
         remove_store(&store_dir);
+    }
+}
+
+/// Blocks of the store, or made from files of the tree.
+#[derive(Debug)]
+struct NodeBlocks {
+    store: Arc<Store>,
+    tree: OnceLock<TreeBlocks>,
+}
+
+impl BlockSource for NodeBlocks {
+    fn block(&self, cid: &Cid) -> Result<Option<EncodedBlock>, BoxError> {
+        match self.store.get(cid)? {
+            Some(block) => Ok(Some(block)),
+            None => Ok(self.tree.get().and_then(|tree| tree.block(cid))),
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! [`Peer`] is the handle; behind it one driver task ([`driver`]) owns the libp2p swarm and every
 //! [`Exchange`](shoal_proto::exchange::Exchange). Around the driver, per connection, four tasks move frames and pieces
-//! ([`link`]); verification threads decode, hash and store ([`verify`]).
+//! ([`link`]); verification threads decode, hash and store ([`verify`]), blocking ones read what others ask for ([`serve`]).
 //!
 //! **Invariant:** only this folder knows libp2p. **Invariant:** no byte reaches the store or a [`PieceSink`] before
 //! its block was decoded within the length that the signed list states and hashed to the name in it.
@@ -12,7 +12,11 @@ mod discovery;
 mod driver;
 mod handle;
 mod link;
+mod parts;
+mod serve;
 mod streams;
+#[cfg(test)]
+mod tests;
 mod trades;
 mod transport;
 mod verify;
@@ -26,8 +30,14 @@ pub use libp2p::identity::Keypair;
 use shoal_proto::cid::Cid;
 use shoal_proto::image::{PieceIndex, PieceList};
 use shoal_proto::ticket::{HostPort, SwarmSecret};
-pub use shoal_proto::wire::PeerRole;
 use shoal_proto::wire::{Answer, Query};
+pub use shoal_proto::wire::{ByteRanges, PeerRole};
+
+use crate::block::EncodedBlock;
+use crate::store::Store;
+
+/// What went wrong in a part of the node that the peer only calls.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// How a peer takes part.
 #[derive(Debug)]
@@ -66,9 +76,50 @@ pub enum ListKind {
     Content,
 }
 
-/// Where verified pieces go besides the store. Called from several threads at once, each piece at least once.
+/// Where the pieces that a peer holds are read from, or made again. Called from blocking threads, a few at once: may
+/// take its time.
+pub trait BlockSource: Send + Sync + 'static {
+    /// The block, as it was stored with its checksum or made from bytes that were checked just now. `None` or an error
+    /// when it cannot be had: the piece then counts as lost, is withdrawn from the neighbours and fetched again (into
+    /// the store), so the source is not asked for it again in vain.
+    fn block(&self, cid: &Cid) -> Result<Option<EncodedBlock>, BoxError>;
+}
+
+impl BlockSource for Store {
+    fn block(&self, cid: &Cid) -> Result<Option<EncodedBlock>, BoxError> {
+        Ok(self.get(cid)?)
+    }
+}
+
+/// Where verified pieces go besides the store, and what this machine has of a piece that it does not hold.
 pub trait PieceSink: Send + Sync + 'static {
-    fn write(&self, piece: PieceIndex, raw: &[u8]) -> Result<(), Box<dyn std::error::Error + Send + Sync>>;
+    /// Takes a verified piece. Called from several threads at once, for each piece that comes at least once: again
+    /// when it was lost and came again, even after the trade was complete.
+    fn write(&self, piece: PieceIndex, raw: &[u8]) -> Result<(), BoxError>;
+
+    /// Which bytes of a piece have to travel. Asked in the driver task whenever the piece is requested: must answer
+    /// from memory. Ranges have to lie within the piece.
+    fn lacking(&self, _piece: PieceIndex) -> Lacking {
+        Lacking::Whole
+    }
+
+    /// Fills in the bytes of `raw` that are not in `arrived`, which were said to be here; leaves those in `arrived`,
+    /// which just came, as they are. Called from the threads that call [`write`](Self::write), before it.
+    ///
+    /// Each byte has to be checked, by the hash of its chunk: a piece that then does not match its name is blamed on
+    /// who sent the rest. False when not all of them are to be had any more: `raw` may hold anything then, and the
+    /// piece is asked for whole until it has come. An error fails the trade.
+    fn fill(&self, _piece: PieceIndex, _raw: &mut [u8], _arrived: &ByteRanges) -> Result<bool, BoxError> {
+        Ok(false)
+    }
+}
+
+/// What has to travel of a piece that is not held.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lacking {
+    Whole,
+    /// These raw bytes; the others are here.
+    Ranges(ByteRanges),
 }
 
 /// The sink of a list whose pieces are wanted in the store alone.
@@ -76,12 +127,12 @@ pub trait PieceSink: Send + Sync + 'static {
 pub struct StoreOnly;
 
 impl PieceSink for StoreOnly {
-    fn write(&self, _: PieceIndex, _: &[u8]) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    fn write(&self, _: PieceIndex, _: &[u8]) -> Result<(), BoxError> {
         Ok(())
     }
 }
 
-/// Bytes of payload moved since the start, without headers.
+/// Bytes of payload moved since the start, as they travelled (compressed, parts as parts), without headers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
     pub from_seeders_bytes: u64,
@@ -110,6 +161,8 @@ pub struct TradeStatus {
     pub list: Cid,
     pub pieces: usize,
     pub held: usize,
+    /// Pieces that are neither held nor wanted.
+    pub unwanted: usize,
     pub neighbours: usize,
     /// The rarest missing pieces and who holds them.
     pub waiting: Vec<(PieceIndex, Vec<PeerId>)>,
@@ -118,7 +171,7 @@ pub struct TradeStatus {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("cannot set up the encrypted transport")]
-    Transport(#[source] Box<dyn std::error::Error + Send + Sync>),
+    Transport(#[source] BoxError),
     #[error("cannot listen on {address}: {reason}")]
     Listen { address: SocketAddr, reason: String },
     #[error("the peer has stopped")]
@@ -133,8 +186,10 @@ pub enum Error {
     Sink {
         piece: PieceIndex,
         #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
+        source: BoxError,
     },
+    #[error("a thread that verified piece {piece} panicked: {what}")]
+    Panicked { piece: PieceIndex, what: String },
 }
 
 /// Why an image could not be looked up.

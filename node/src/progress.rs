@@ -62,7 +62,7 @@ impl Meter {
 
     pub fn snapshot(&mut self, now: Instant, stage: Stage, status: &Status) -> Snapshot {
         let trade = status.trades.last();
-        let (pieces, held) = trade.map_or((0, 0), |trade| (trade.pieces, trade.held));
+        let (pieces, held) = trade.map_or((0, 0), |trade| (trade.pieces - trade.unwanted, trade.held));
         let bytes = status.traffic.from_seeders_bytes + status.traffic.from_peers_bytes;
         if self.samples.back().is_none_or(|(_, before, held_before)| bytes > *before || held > *held_before) {
             self.advanced = now;
@@ -124,7 +124,7 @@ mod tests {
     fn status(held: usize, bytes: u64, holders: Vec<PeerId>) -> Status {
         let list = PieceList::new(vec![Piece { cid: Cid::of(b"x"), raw_bytes: 1 }; 10]).unwrap();
         let waiting = vec![(list.index(8).unwrap(), holders)];
-        let trade = TradeStatus { list: list.name(), pieces: 10, held, neighbours: 1, waiting };
+        let trade = TradeStatus { list: list.name(), pieces: 10, held, unwanted: 0, neighbours: 1, waiting };
         let traffic = Traffic { from_peers_bytes: bytes, ..Traffic::default() };
         Status { neighbours: 1, traffic, trades: vec![trade], ..Status::default() }
     }

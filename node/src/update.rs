@@ -11,19 +11,20 @@ use std::time::Instant;
 
 use serde::Serialize;
 use shoal_proto::cid::Cid;
-use shoal_proto::image::{ImageName, ImagePath, Manifest};
-use shoal_proto::wire::Query;
+use shoal_proto::exchange::Bitfield;
+use shoal_proto::image::{ImageName, ImagePath, Manifest, PieceIndex};
+use shoal_proto::wire::{ByteRanges, Query};
 
 use crate::change::Change;
 use crate::join::{self, JoinOptions, Membership, blocking, peak_rss_bytes, verified_in};
 use crate::manifest::{self, read_manifest};
-use crate::peer::{self, ListKind, Peer, StoreOnly};
+use crate::peer::{self, BoxError, Lacking, ListKind, Peer, PieceSink};
 use crate::progress::{Monitor, Stage};
 use crate::state::{self, Phase, Previous, Record, State, TargetState};
 use crate::store::{self, Store};
 use crate::tree::Item;
 use crate::tree::rules::RulesError;
-use crate::tree::update::{Update, UpdateError, UpdateReport};
+use crate::tree::update::{TreeBlocks, Update, UpdateError, UpdateReport};
 
 /// How a tree is treated.
 #[derive(Clone, Debug)]
@@ -296,9 +297,23 @@ impl Run {
         membership.learn(answer);
         let list = goal.content().clone();
         let (store, resumed) = (membership.store.clone(), list.clone());
-        let held = blocking(move || verified_in(&store, &resumed, |_, _| Ok::<(), Error>(()))).await?;
-        let held_before = held.count();
-        let trade = membership.peer.trade(list.clone(), ListKind::Content, held, Arc::new(StoreOnly)).await?;
+        let mut held = blocking(move || verified_in(&store, &resumed, |_, _| Ok::<(), Error>(()))).await?;
+        let (in_tree, wanted) = (update.held(), update.wanted());
+        let mut unwanted = Bitfield::empty(list.len());
+        let mut pieces_fetched = 0;
+        for piece in list.indexes() {
+            if in_tree.contains(piece) {
+                held.insert(piece);
+            } else if !wanted.contains(piece) {
+                unwanted.insert(piece);
+            } else {
+                pieces_fetched += u64::from(!held.contains(piece));
+            }
+        }
+        let blocks = update.blocks();
+        membership.serve_tree(blocks.clone());
+        let sink = Arc::new(PartSink(blocks));
+        let trade = membership.peer.trade_without(list, ListKind::Content, held, unwanted, sink).await?;
         membership.watch(Stage::Pieces, monitor, trade.completed()).await?;
         let fetched = Instant::now();
         membership.tell(Stage::Metadata, monitor).await;
@@ -315,12 +330,29 @@ impl Run {
             bytes_from_peers: traffic.from_peers_bytes,
             duplicate_bytes: traffic.duplicate_bytes,
             corrupt_bytes: traffic.corrupt_bytes,
-            pieces_fetched: (list.len() - held_before) as u64,
+            pieces_fetched,
             fetch_s: (fetched - planned).as_secs_f64(),
             apply_s: fetched.elapsed().as_secs_f64(),
             ..report(&update, &done, image, name, membership.started, planned)
         };
         Ok(Outcome::Done(Box::new(Updated { report, membership, _state: state })))
+    }
+}
+
+/// Pieces end in the store; what the tree has of them need not travel.
+struct PartSink(TreeBlocks);
+
+impl PieceSink for PartSink {
+    fn write(&self, _: PieceIndex, _: &[u8]) -> Result<(), BoxError> {
+        Ok(())
+    }
+
+    fn lacking(&self, piece: PieceIndex) -> Lacking {
+        self.0.lacking(piece)
+    }
+
+    fn fill(&self, piece: PieceIndex, raw: &mut [u8], arrived: &ByteRanges) -> Result<bool, BoxError> {
+        Ok(self.0.fill(piece, raw, arrived))
     }
 }
 

@@ -2,116 +2,42 @@
 
 #![expect(clippy::unwrap_used, reason = "a test")]
 
-use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex};
+#[path = "swarm/member.rs"]
+mod member;
+
+#[path = "swarm/loss.rs"]
+mod loss;
+
+#[path = "swarm/parts.rs"]
+mod parts;
+
+use std::sync::Arc;
 use std::time::Duration;
 
+use member::{Collected, Member, Shelf, image, within};
 use shoal_node::block::EncodedBlock;
 use shoal_node::peer::{
-    Directory, Error, Keypair, ListKind, LookupError, Offer, Peer, PeerConfig, PeerId, PeerRole, PieceSink,
-    StoreOnly, TradeHandle,
+    BoxError, Error, Keypair, LookupError, Peer, PeerConfig, PeerId, PeerRole, PieceSink, StoreOnly,
 };
 use shoal_node::store::Store;
-use shoal_proto::cid::Cid;
-use shoal_proto::exchange::Bitfield;
-use shoal_proto::image::{Piece, PieceIndex, PieceList};
+use shoal_proto::image::PieceIndex;
 use shoal_proto::ticket::{HostPort, SwarmSecret};
-use shoal_proto::wire::{Answer, Query};
-use tempfile::TempDir;
-
-/// Longer than any of these takes on a busy machine: a hang, not a measure.
-const DEADLINE: Duration = Duration::from_secs(60);
-
-struct Shelf(Option<Arc<PieceList>>);
-
-impl Directory for Shelf {
-    fn answer(&self, _: &Query) -> Option<Answer> {
-        None
-    }
-
-    fn offer(&self, list: &Cid) -> Option<Offer> {
-        let list = self.0.clone().filter(|own| own.name() == *list)?;
-        Some(Offer { list, kind: ListKind::Content })
-    }
-}
-
-struct Member {
-    peer: Peer,
-    store: Arc<Store>,
-    _dir: TempDir,
-}
-
-impl Member {
-    async fn start(
-        role: PeerRole,
-        secret: u8,
-        shelf: Shelf,
-        blocks: &[EncodedBlock],
-        bootstrap: &[&Self],
-    ) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Arc::new(Store::open(&dir.path().join("store")).unwrap());
-        for block in blocks {
-            store.put(block).unwrap();
-        }
-        let config = PeerConfig {
-            key: Keypair::generate_ed25519(),
-            secret: SwarmSecret::from_bytes([secret; 32]),
-            role,
-            listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))],
-            rack: String::new(),
-            bootstrap: bootstrap.iter().map(|other| (other.peer.id(), other.addresses())).collect(),
-        };
-        let peer = Peer::start(config, store.clone(), Arc::new(shelf)).await.unwrap();
-        Self { peer, store, _dir: dir }
-    }
-
-    fn addresses(&self) -> Vec<HostPort> {
-        let address =
-            |address: &SocketAddr| HostPort { host: address.ip().to_string(), port: address.port() };
-        self.peer.addresses().iter().map(address).collect()
-    }
-
-    async fn fetch(&self, list: &Arc<PieceList>, sink: Arc<dyn PieceSink>) -> TradeHandle {
-        let held = Bitfield::empty(list.len());
-        self.peer.trade(list.clone(), ListKind::Content, held, sink).await.unwrap()
-    }
-}
-
-#[derive(Default)]
-struct Collected(Mutex<Vec<(PieceIndex, Vec<u8>)>>);
-
-impl PieceSink for Collected {
-    fn write(&self, piece: PieceIndex, raw: &[u8]) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        self.0.lock().unwrap().push((piece, raw.to_vec()));
-        Ok(())
-    }
-}
+use shoal_proto::wire::Query;
 
 struct Full;
 
 impl PieceSink for Full {
-    fn write(&self, _: PieceIndex, _: &[u8]) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    fn write(&self, _: PieceIndex, _: &[u8]) -> Result<(), BoxError> {
         Err("no space left".into())
     }
 }
 
-/// `count` blocks of 100 kB that compress a little.
-fn image(count: u32) -> (Arc<PieceList>, Vec<EncodedBlock>, Vec<Vec<u8>>) {
-    let raw: Vec<Vec<u8>> = (0..count)
-        .map(|block| {
-            (0..100_000u32)
-                .map(|at| blake3::hash(&(at / 64 + block * 7919).to_le_bytes()).as_bytes()[0])
-                .collect()
-        })
-        .collect();
-    let blocks: Vec<EncodedBlock> = raw.iter().map(|raw| EncodedBlock::encode(raw, 3)).collect();
-    let pieces = blocks.iter().map(|block| Piece { cid: block.cid, raw_bytes: block.raw_bytes }).collect();
-    (Arc::new(PieceList::new(pieces).unwrap()), blocks, raw)
-}
+struct Panicking;
 
-async fn within<T>(what: impl Future<Output = T>) -> T {
-    tokio::time::timeout(DEADLINE, what).await.expect("done before the deadline")
+impl PieceSink for Panicking {
+    fn write(&self, _: PieceIndex, _: &[u8]) -> Result<(), BoxError> {
+        panic!("the sink has a hole")
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -168,8 +94,7 @@ async fn a_corrupt_block_is_refused_and_fetched_from_another_peer() {
     let seeder = Member::start(PeerRole::Seeder, 1, Shelf(Some(list.clone())), &blocks, &[]).await;
     blocks[3] = EncodedBlock { cid: blocks[3].cid, ..EncodedBlock::encode(&[7; 100_000], 3) };
     let liar = Member::start(PeerRole::Node, 1, Shelf(None), &blocks, &[]).await;
-    let full = Bitfield::full(list.len());
-    let _serving = liar.peer.trade(list.clone(), ListKind::Content, full, Arc::new(StoreOnly)).await.unwrap();
+    let _serving = liar.hold(&list, Arc::new(StoreOnly)).await;
     let sink = Arc::new(Collected::default());
     let node = Member::start(PeerRole::Node, 1, Shelf(None), &[], &[&liar]).await;
     let trade = node.fetch(&list, sink.clone()).await;
@@ -195,6 +120,19 @@ async fn a_sink_that_fails_fails_the_trade() {
     let trade = node.fetch(&list, Arc::new(Full)).await;
     let error = within(trade.completed()).await.unwrap_err();
     assert!(matches!(error, Error::Sink { .. }), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sink_that_panics_fails_the_trade_and_not_the_peer() {
+    let (list, blocks, _) = image(20);
+    let seeder = Member::start(PeerRole::Seeder, 1, Shelf(Some(list.clone())), &blocks, &[]).await;
+    let node = Member::start(PeerRole::Node, 1, Shelf(None), &[], &[&seeder]).await;
+    let trade = node.fetch(&list, Arc::new(Panicking)).await;
+    let error = within(trade.completed()).await.unwrap_err().to_string();
+    assert!(error.starts_with("a thread that verified piece "), "{error}");
+    assert!(error.ends_with(" panicked: the sink has a hole"), "{error}");
+    // More pieces than threads: those that panicked are still there.
+    node.reaches(|trade| trade.held == 20).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -228,7 +166,8 @@ async fn a_port_in_use_is_named() {
         rack: String::new(),
         bootstrap: Vec::<(PeerId, Vec<HostPort>)>::new(),
     };
-    let error = Peer::start(config, store, Arc::new(Shelf(None))).await.unwrap_err().to_string();
+    let error =
+        Peer::start(config, store.clone(), store, Arc::new(Shelf(None))).await.unwrap_err().to_string();
     let address = first.peer.addresses()[0];
     assert!(error.starts_with(&format!("cannot listen on {address}: ")), "{error}");
 }

@@ -63,12 +63,16 @@ pub enum Role {
 /// Trades one piece list with its neighbours: one input (`handle_*`), then drain [`Exchange::poll_output`] until
 /// `None`, then sleep until [`Exchange::poll_timeout`] and call [`Exchange::handle_timeout`].
 ///
-/// **Invariant:** a piece is missing, requested, writing or held: exactly one.
+/// **Invariant:** a piece is missing, requested, writing or held: exactly one. An unwanted one is missing or held.
 #[derive(Debug)]
 pub struct Exchange {
     config: Config,
     pieces: Arc<PieceList>,
     held: Bitfield,
+    /// Pieces that this side can do without: never asked for.
+    unwanted: Option<Bitfield>,
+    /// What is not asked for: `held` and `unwanted` together.
+    settled: Bitfield,
     neighbours: Neighbours,
     fetches: Fetches,
     haves: Haves,
@@ -106,7 +110,9 @@ impl Exchange {
             neighbours: Neighbours::new(pieces.len()),
             fetches: Fetches::new(pieces.len()),
             pieces,
+            settled: held.clone(),
             held,
+            unwanted: None,
             haves: Haves::default(),
             seeding,
             down: Pace::default(),
@@ -121,14 +127,30 @@ impl Exchange {
         }
     }
 
+    /// Lets a new exchange do without some pieces: it never asks for them and is complete without them. One that it
+    /// holds all the same is announced and served like any other, and missed no more when it is lost.
+    ///
+    /// # Panics
+    /// When `unwanted` is of another length than the list, or the exchange has met a neighbour.
+    #[must_use]
+    pub fn without(mut self, unwanted: Bitfield) -> Self {
+        assert_eq!(unwanted.len(), self.pieces.len(), "a bitfield of another list");
+        assert!(self.neighbours.all().is_empty(), "a neighbour was told otherwise");
+        self.settled.insert_all(&unwanted);
+        self.unwanted = (!unwanted.is_empty()).then_some(unwanted);
+        self
+    }
+
     /// Both sides trade this list from now on.
     pub fn handle_connected(&mut self, now: Time, peer: PeerKey) {
         if !self.neighbours.insert(peer, now) {
             return;
         }
-        let announcement = match &self.seeding {
-            Some(_) if self.held.is_full() => Announcement::Seeder,
-            _ => Announcement::Held(self.held.clone()),
+        let held = || self.held.clone();
+        let announcement = match (&self.seeding, &self.unwanted) {
+            (Some(_), _) if self.held.is_full() => Announcement::Seeder,
+            (_, Some(unwanted)) => Announcement::Selective { held: held(), unwanted: unwanted.clone() },
+            _ => Announcement::Held(held()),
         };
         self.send(peer, Message::Announce(announcement));
     }
@@ -171,12 +193,16 @@ impl Exchange {
     }
 
     fn on_announce(&mut self, now: Time, slot: usize, announcement: Announcement) -> Result<(), Fault> {
-        let (seeder, shown) = match announcement {
-            Announcement::Seeder => (true, Bitfield::full(self.pieces.len())),
-            Announcement::Held(shown) if shown.len() == self.pieces.len() => (false, shown),
-            Announcement::Held(_) => return Err(Fault::Protocol("a bitfield of another list")),
+        let pieces = self.pieces.len();
+        let (seeder, shown, unwanted) = match announcement {
+            Announcement::Seeder => (true, Bitfield::full(pieces), None),
+            Announcement::Held(shown) => (false, shown, None),
+            Announcement::Selective { held, unwanted } => (false, held, Some(unwanted)),
         };
-        self.neighbours.announce(slot, seeder, shown, &self.held);
+        if shown.len() != pieces || unwanted.as_ref().is_some_and(|unwanted| unwanted.len() != pieces) {
+            return Err(Fault::Protocol("a bitfield of another list"));
+        }
+        self.neighbours.announce(slot, seeder, shown, unwanted, &self.held);
         self.note_replicated();
         self.refill(now);
         Ok(())
@@ -197,6 +223,9 @@ impl Exchange {
     pub fn handle_lost(&mut self, now: Time, piece: PieceIndex) {
         if !self.held.remove(piece) {
             return;
+        }
+        if self.unwanted.as_ref().is_none_or(|unwanted| !unwanted.contains(piece)) {
+            self.settled.remove(piece);
         }
         self.neighbours.lost_here(piece);
         self.haves.forget(piece);
@@ -243,8 +272,14 @@ impl Exchange {
         &self.held
     }
 
+    /// Pieces that are neither held nor wanted.
+    pub fn unwanted(&self) -> usize {
+        self.settled.count() - self.held.count()
+    }
+
+    /// Whether every piece is held, but for unwanted ones.
     pub fn is_complete(&self) -> bool {
-        self.held.is_full()
+        self.settled.is_full()
     }
 
     /// The fewest neighbours that hold any one piece (0 when some piece is held by none of them). Seeders do not
@@ -256,7 +291,8 @@ impl Exchange {
     /// What this side waits for: its missing pieces that fewest neighbours hold, with those neighbours (at most
     /// `pieces_max` pieces). A seeder's word counts here. Walks the list.
     pub fn waiting_for(&self, pieces_max: usize) -> Vec<(PieceIndex, Vec<PeerKey>)> {
-        let mut missing: Vec<_> = self.pieces.indexes().filter(|&piece| !self.held.contains(piece)).collect();
+        let mut missing: Vec<_> =
+            self.pieces.indexes().filter(|&piece| !self.settled.contains(piece)).collect();
         missing.sort_by_key(|&piece| (self.neighbours.copies_of(piece), piece));
         missing.truncate(pieces_max);
         let holders = |piece| {
@@ -269,7 +305,10 @@ impl Exchange {
     /// Panics when an invariant is broken. Walks everything: for tests and simulations.
     pub fn assert_invariants(&self) {
         self.neighbours.assert_invariants(&self.held);
-        self.fetches.assert_invariants(&self.held);
+        self.fetches.assert_invariants(&self.settled);
+        let mut settled = self.held.clone();
+        self.unwanted.iter().for_each(|unwanted| settled.insert_all(unwanted));
+        assert_eq!(self.settled, settled);
         assert!(self.fetches.slots_held() <= self.config.fetches_coming);
         for fetch in self.fetches.asked() {
             assert!(self.neighbours.slot(fetch.from).is_some(), "{fetch:?} of a peer that is gone");

@@ -10,13 +10,19 @@
 //! Bulk is a row of pieces, integers in little-endian order:
 //!
 //! ```text
-//! | exchange: u32 | piece: u32 | encoding: u8 | 0 0 0 | payload bytes: u32 | payload |
+//! | exchange: u32 | piece: u32 | encoding: u8 | part: u8 | 0 0 | payload bytes: u32 | payload |
 //! ```
 //!
-//! `exchange` is the sender's number for the piece list, as it said in its `Join`. Generated types become checked
+//! `exchange` is the sender's number for the piece list, as it said in its `Join`; `part` is zero for a whole piece,
+//! else the requester's number for the ranges that it asked for, whose bytes the payload has in a row. Generated types become checked
 //! types in this file and nowhere else. Changing either layout is a new protocol name ([`CONTROL_PROTOCOL`]).
 
+mod ranges;
+
+use std::num::NonZeroU8;
+
 use prost::Message as _;
+pub use ranges::{ByteRanges, Part, RANGES_PER_PART_MAX, RangesError};
 
 use crate::cid::{Cid, DIGEST_BYTES};
 use crate::exchange::message::HAVES_PER_MESSAGE_MAX;
@@ -29,8 +35,8 @@ pub(crate) mod generated {
     include!(concat!(env!("OUT_DIR"), "/shoal.wire.v1.rs"));
 }
 
-pub const CONTROL_PROTOCOL: &str = "/shoal/ctl/1";
-pub const BULK_PROTOCOL: &str = "/shoal/blk/1";
+pub const CONTROL_PROTOCOL: &str = "/shoal/ctl/2";
+pub const BULK_PROTOCOL: &str = "/shoal/blk/2";
 /// Version said in `Hello`.
 pub const VERSION: u32 = 1;
 /// Longest control frame: an answer with a root record of the largest size, and some.
@@ -118,6 +124,8 @@ pub struct BulkHeader {
     pub exchange: u32,
     pub piece: u32,
     pub encoding: u8,
+    /// Zero for a whole piece, else which part of it.
+    pub part: u8,
     pub payload_bytes: u32,
 }
 
@@ -206,10 +214,17 @@ impl TradeFrame {
         use generated::trade::Body;
         let body = match message {
             Message::Announce(Announcement::Seeder) => {
-                Body::Announce(generated::Announce { seeder: true, bitfield: Vec::new() })
+                Body::Announce(generated::Announce { seeder: true, ..Default::default() })
             }
             Message::Announce(Announcement::Held(held)) => {
-                Body::Announce(generated::Announce { seeder: false, bitfield: held.to_bytes() })
+                Body::Announce(generated::Announce { bitfield: held.to_bytes(), ..Default::default() })
+            }
+            Message::Announce(Announcement::Selective { held, unwanted }) => {
+                Body::Announce(generated::Announce {
+                    seeder: false,
+                    bitfield: held.to_bytes(),
+                    unwanted: unwanted.to_bytes(),
+                })
             }
             Message::Have(pieces) => {
                 Body::Have(generated::Have { pieces: pieces.into_iter().map(PieceIndex::get).collect() })
@@ -228,39 +243,26 @@ impl TradeFrame {
         Self { exchange, body }
     }
 
-    /// The message, once its indexes and its bitfield are known to fit the list that it speaks of.
-    pub fn check(self, list: &PieceList) -> Result<Message, DecodeError> {
-        use generated::trade::Body;
-        let index = |piece| list.index(piece).ok_or(DecodeError::Piece { piece, pieces: list.len() });
-        Ok(match self.body {
-            Body::Announce(generated::Announce { seeder: true, bitfield }) => {
-                at_most("a hidden bitfield", bitfield.len(), 0)?;
-                Message::Announce(Announcement::Seeder)
+    /// A request for a part of a piece.
+    pub fn request_part(exchange: u32, piece: PieceIndex, part: &Part) -> Self {
+        let request = generated::PartRequest {
+            piece: piece.get(),
+            part: part.number.get().into(),
+            ranges: part.ranges.iter().flat_map(|range| [range.start, range.end - range.start]).collect(),
+        };
+        Self { exchange, body: generated::trade::Body::RequestPart(request) }
+    }
+
+    /// The message, and the part that it requests when that is not the whole piece, once its indexes, its bitfields
+    /// and its ranges are known to fit the list that it speaks of.
+    pub fn check(self, list: &PieceList) -> Result<(Message, Option<Part>), DecodeError> {
+        match self.body {
+            generated::trade::Body::RequestPart(request) => {
+                let (piece, part) = decode_part(&request, list)?;
+                Ok((Message::Request(piece), Some(part)))
             }
-            Body::Announce(generated::Announce { seeder: false, bitfield }) => {
-                let held = Bitfield::from_bytes(&bitfield, list.len())
-                    .map_err(|error| DecodeError::Field { field: "a bitfield", why: error.to_string() })?;
-                Message::Announce(Announcement::Held(held))
-            }
-            Body::Have(have) => {
-                at_most("a have", have.pieces.len(), HAVES_PER_MESSAGE_MAX)?;
-                Message::Have(have.pieces.into_iter().map(index).collect::<Result<_, _>>()?)
-            }
-            Body::Grant(grant) => Message::Grant(grant.piece.map(index).transpose()?),
-            Body::Request(piece) => Message::Request(index(piece)?),
-            Body::Decline(decline) => Message::Decline(match decline.reason() {
-                generated::Reason::Busy => Declined::Busy,
-                generated::Reason::Nothing => Declined::Nothing,
-                generated::Reason::Unspecified => {
-                    return Err(DecodeError::Field {
-                        field: "a decline",
-                        why: "it gives no known reason".into(),
-                    });
-                }
-            }),
-            Body::Cancel(piece) => Message::Cancel(index(piece)?),
-            Body::Withdraw(piece) => Message::Withdraw(index(piece)?),
-        })
+            body => Ok((check_message(body, list)?, None)),
+        }
     }
 }
 
@@ -270,24 +272,90 @@ impl BulkHeader {
         bytes[..4].copy_from_slice(&self.exchange.to_le_bytes());
         bytes[4..8].copy_from_slice(&self.piece.to_le_bytes());
         bytes[8] = self.encoding;
+        bytes[9] = self.part;
         bytes[12..].copy_from_slice(&self.payload_bytes.to_le_bytes());
         bytes
     }
 
     pub fn from_bytes(bytes: &[u8; BULK_HEADER_BYTES]) -> Result<Self, DecodeError> {
         let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
-        if bytes[9..12] != [0; 3] {
+        if bytes[10..12] != [0; 2] {
             return Err(DecodeError::Field {
                 field: "a bulk header",
                 why: "its spare bytes are not zero".into(),
             });
         }
-        Ok(Self { exchange: word(0), piece: word(4), encoding: bytes[8], payload_bytes: word(12) })
+        Ok(Self {
+            exchange: word(0),
+            piece: word(4),
+            encoding: bytes[8],
+            part: bytes[9],
+            payload_bytes: word(12),
+        })
     }
 }
 
 fn at_most(field: &'static str, actual: usize, max: usize) -> Result<(), DecodeError> {
     if actual > max { Err(DecodeError::TooMany { field, actual, max }) } else { Ok(()) }
+}
+
+fn check_message(body: generated::trade::Body, list: &PieceList) -> Result<Message, DecodeError> {
+    use generated::trade::Body;
+    let index = |piece| list.index(piece).ok_or(DecodeError::Piece { piece, pieces: list.len() });
+    Ok(match body {
+        Body::Announce(generated::Announce { seeder: true, bitfield, unwanted }) => {
+            at_most("a hidden bitfield", bitfield.len() + unwanted.len(), 0)?;
+            Message::Announce(Announcement::Seeder)
+        }
+        Body::Announce(generated::Announce { seeder: false, bitfield, unwanted }) => {
+            let decode = |bytes: &[u8]| {
+                Bitfield::from_bytes(bytes, list.len())
+                    .map_err(|error| DecodeError::Field { field: "a bitfield", why: error.to_string() })
+            };
+            let held = decode(&bitfield)?;
+            Message::Announce(if unwanted.is_empty() {
+                Announcement::Held(held)
+            } else {
+                Announcement::Selective { held, unwanted: decode(&unwanted)? }
+            })
+        }
+        Body::Have(have) => {
+            at_most("a have", have.pieces.len(), HAVES_PER_MESSAGE_MAX)?;
+            Message::Have(have.pieces.into_iter().map(index).collect::<Result<_, _>>()?)
+        }
+        Body::Grant(grant) => Message::Grant(grant.piece.map(index).transpose()?),
+        Body::Request(piece) => Message::Request(index(piece)?),
+        Body::RequestPart(request) => Message::Request(index(request.piece)?),
+        Body::Decline(decline) => Message::Decline(match decline.reason() {
+            generated::Reason::Busy => Declined::Busy,
+            generated::Reason::Nothing => Declined::Nothing,
+            generated::Reason::Unspecified => {
+                return Err(DecodeError::Field {
+                    field: "a decline",
+                    why: "it gives no known reason".into(),
+                });
+            }
+        }),
+        Body::Cancel(piece) => Message::Cancel(index(piece)?),
+        Body::Withdraw(piece) => Message::Withdraw(index(piece)?),
+    })
+}
+
+fn decode_part(
+    request: &generated::PartRequest,
+    list: &PieceList,
+) -> Result<(PieceIndex, Part), DecodeError> {
+    let wrong = |why: String| DecodeError::Field { field: "a request for a part", why };
+    let piece =
+        list.index(request.piece).ok_or(DecodeError::Piece { piece: request.piece, pieces: list.len() })?;
+    let number = u8::try_from(request.part).ok().and_then(NonZeroU8::new);
+    let number = number.ok_or_else(|| wrong(format!("its number is {}, not 1 to 255", request.part)))?;
+    let (ranges, []) = request.ranges.as_chunks() else {
+        return Err(wrong("a range without a length".into()));
+    };
+    let ranges =
+        ByteRanges::check(ranges, list.piece(piece).raw_bytes).map_err(|error| wrong(error.to_string()))?;
+    Ok((piece, Part { number, ranges }))
 }
 
 fn decode_hello(hello: generated::Hello) -> Result<Hello, DecodeError> {

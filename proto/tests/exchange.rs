@@ -30,6 +30,7 @@ enum Operation {
     Received(u32, u32),
     Stored(u32),
     Corrupt(u32),
+    Dropped(u32),
     Sent(u32, u32),
     Unsent(u32, u32),
     Lost(u32),
@@ -43,6 +44,7 @@ enum Operation {
 enum Said {
     Seeder,
     Announce(Vec<u32>),
+    Selective(Vec<u32>, Vec<u32>),
     Have(Vec<u32>),
     Grant(Option<u32>),
     Request(u32),
@@ -56,6 +58,7 @@ fn said() -> impl Strategy<Value = Said> {
     prop_oneof![
         1 => Just(Said::Seeder),
         4 => vec(piece(), 0..40).prop_map(Said::Announce),
+        2 => (vec(piece(), 0..40), vec(piece(), 0..40)).prop_map(|(held, not)| Said::Selective(held, not)),
         2 => vec(piece(), 0..5).prop_map(Said::Have),
         6 => proptest::option::weighted(0.2, piece()).prop_map(Said::Grant),
         1 => piece().prop_map(Said::Request),
@@ -77,6 +80,7 @@ fn operation() -> impl Strategy<Value = Operation> {
         1 => (peer(), piece()).prop_map(|(peer, piece)| Operation::Received(peer, piece)),
         1 => piece().prop_map(Operation::Stored),
         1 => piece().prop_map(Operation::Corrupt),
+        1 => piece().prop_map(Operation::Dropped),
         1 => (peer(), piece()).prop_map(|(peer, piece)| Operation::Sent(peer, piece)),
         1 => (peer(), piece()).prop_map(|(peer, piece)| Operation::Unsent(peer, piece)),
         1 => piece().prop_map(Operation::Lost),
@@ -94,6 +98,7 @@ struct Model {
     lives: Vec<u32>,
     connected: BTreeSet<PeerKey>,
     held: BTreeSet<PieceIndex>,
+    unwanted: Bitfield,
     writing: BTreeSet<PieceIndex>,
     sending: BTreeSet<(PeerKey, PieceIndex)>,
     granted: Vec<(PeerKey, Option<PieceIndex>)>,
@@ -101,7 +106,7 @@ struct Model {
 }
 
 impl Model {
-    fn new(role: Role, held: &[u32]) -> Self {
+    fn new(role: Role, held: &[u32], unwanted: &[u32]) -> Self {
         let piece = |at: u32| Piece { cid: Cid::of(&at.to_le_bytes()), raw_bytes: 1 };
         let list =
             Arc::new(PieceList::new((0..PIECES).map(piece).collect()).expect("a list within its bounds"));
@@ -109,9 +114,12 @@ impl Model {
             Role::Seeder => Bitfield::full(PIECES as usize),
             Role::Node => set(&list, held),
         };
+        let unwanted = set(&list, unwanted);
         Self {
             held: held.iter().collect(),
-            exchange: Exchange::new(Config::default(), role, Arc::clone(&list), held, 1),
+            exchange: Exchange::new(Config::default(), role, Arc::clone(&list), held, 1)
+                .without(unwanted.clone()),
+            unwanted,
             list,
             now: Time::ZERO,
             lives: vec![0; PEERS as usize],
@@ -135,6 +143,10 @@ impl Model {
         match said {
             Said::Seeder => Message::Announce(Announcement::Seeder),
             Said::Announce(held) => Message::Announce(Announcement::Held(set(&self.list, &held))),
+            Said::Selective(held, unwanted) => Message::Announce(Announcement::Selective {
+                held: set(&self.list, &held),
+                unwanted: set(&self.list, &unwanted),
+            }),
             Said::Have(pieces) => Message::Have(pieces.into_iter().map(|piece| self.piece(piece)).collect()),
             Said::Grant(named) => Message::Grant(named.map(|piece| self.piece(piece))),
             Said::Request(piece) => Message::Request(self.piece(piece)),
@@ -170,6 +182,11 @@ impl Model {
                 let piece = self.piece(piece);
                 self.writing.remove(&piece);
                 self.exchange.handle_corrupt(self.now, piece);
+            }
+            Operation::Dropped(piece) => {
+                let piece = self.piece(piece);
+                self.writing.remove(&piece);
+                self.exchange.handle_dropped(self.now, piece);
             }
             Operation::Sent(peer, piece) => self.sent(self.key(peer), self.piece(piece)),
             Operation::Unsent(peer, piece) => {
@@ -256,12 +273,16 @@ impl Model {
                     self.gone(peer);
                 }
                 Output::Event(Event::Held { piece, .. }) => assert!(self.held.contains(&piece)),
-                Output::Event(Event::Complete) => assert_eq!(self.held.len(), PIECES as usize),
+                Output::Event(Event::Complete) => assert!(self.is_complete()),
                 Output::Event(_) => {}
             }
         }
         assert!(self.exchange.held().iter().eq(self.held.iter().copied()));
-        assert_eq!(self.exchange.is_complete(), self.held.len() == PIECES as usize);
+        assert_eq!(self.exchange.is_complete(), self.is_complete());
+    }
+
+    fn is_complete(&self) -> bool {
+        self.list.indexes().all(|piece| self.held.contains(&piece) || self.unwanted.contains(piece))
     }
 
     fn check_sent(&mut self, peer: PeerKey, message: Message) {
@@ -275,6 +296,7 @@ impl Model {
             }
             Message::Request(piece) => {
                 assert!(!self.held.contains(&piece) && !self.writing.contains(&piece));
+                assert!(!self.unwanted.contains(piece));
                 self.requested.push((peer, piece));
             }
             _ => {}
@@ -290,8 +312,8 @@ fn set(list: &PieceList, pieces: &[u32]) -> Bitfield {
     set
 }
 
-fn check_all(role: Role, held: &[u32], operations: Vec<Operation>) {
-    let mut model = Model::new(role, held);
+fn check_all(role: Role, held: &[u32], unwanted: &[u32], operations: Vec<Operation>) {
+    let mut model = Model::new(role, held, unwanted);
     for operation in operations {
         model.perform(operation);
     }
@@ -303,13 +325,14 @@ proptest! {
     #[test]
     fn a_node_survives_any_inputs(
         held in vec(0..PIECES, 0..60),
+        unwanted in vec(0..PIECES, 0..30),
         operations in vec(operation(), 1..200),
     ) {
-        check_all(Role::Node, &held, operations);
+        check_all(Role::Node, &held, &unwanted, operations);
     }
 
     #[test]
     fn a_seeder_survives_any_inputs(operations in vec(operation(), 1..200)) {
-        check_all(Role::Seeder, &[], operations);
+        check_all(Role::Seeder, &[], &[], operations);
     }
 }

@@ -73,7 +73,7 @@ pub async fn serve(
         rack: String::new(),
         bootstrap: Vec::new(),
     };
-    let peer = Peer::start(config, store.clone(), shelf.clone()).await?;
+    let peer = Peer::start(config, store.clone(), store.clone(), shelf.clone()).await?;
     let addresses = reachable(peer.addresses());
     home.write_addresses(&addresses)?;
     let desk = Arc::new(Desk { home, store, lists, shelf, catalog: Mutex::new(catalog) });

@@ -425,6 +425,7 @@ fn wire_bytes(message: &Message) -> u64 {
     FRAME_BYTES
         + match message {
             Message::Announce(Announcement::Held(held)) => held.len().div_ceil(8) as u64,
+            Message::Announce(Announcement::Selective { held, .. }) => 2 * held.len().div_ceil(8) as u64,
             Message::Have(pieces) => INDEX_BYTES * pieces.len() as u64,
             Message::Announce(Announcement::Seeder) | Message::Grant(None) | Message::Decline(_) => 1,
             Message::Grant(Some(_)) | Message::Request(_) | Message::Cancel(_) | Message::Withdraw(_) => {

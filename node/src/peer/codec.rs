@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use shoal_proto::wire::{BULK_HEADER_BYTES, BulkHeader, DecodeError, FRAME_BYTES_MAX, Frame};
 
-use crate::block::EncodedBlock;
+use crate::peer::serve::Delivery;
 
 /// Bytes of payload written or read in one call: four Yamux frames.
 const SLICE_BYTES: usize = 64 << 10;
@@ -123,12 +123,14 @@ pub(super) async fn write_piece<W: AsyncWrite + Unpin>(
     stream: &mut W,
     exchange: u32,
     piece: u32,
-    block: &EncodedBlock,
+    delivery: &Delivery,
 ) -> Result<(), StreamError> {
-    let payload_bytes = u32::try_from(block.payload.len()).expect("a stored payload fits its bound");
-    let header = BulkHeader { exchange, piece, encoding: block.encoding.code(), payload_bytes };
+    let payload = delivery.payload();
+    let payload_bytes = u32::try_from(payload.len()).expect("a payload fits its bound");
+    let (encoding, part) = (delivery.encoding().code(), delivery.part_number());
+    let header = BulkHeader { exchange, piece, encoding, part, payload_bytes };
     stream.write_all(&header.to_bytes()).await?;
-    for slice in block.payload.chunks(SLICE_BYTES) {
+    for slice in payload.chunks(SLICE_BYTES) {
         stream.write_all(slice).await?;
     }
     stream.flush().await?;

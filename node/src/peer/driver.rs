@@ -19,19 +19,23 @@ use libp2p::multiaddr::Protocol;
 use libp2p::swarm::SwarmEvent;
 use libp2p::{Multiaddr, PeerId};
 use rand::Rng;
-use shoal_proto::exchange::{Bitfield, Event, Output, PeerKey, Receipt, Role};
+use shoal_proto::exchange::{Bitfield, Event, Message, Output, PeerKey, Receipt, Role};
+use shoal_proto::image::PieceIndex;
 use shoal_proto::time::Time;
-use shoal_proto::wire::{Answer, Frame, Hello, PeerRole, Query, TradeFrame};
+use shoal_proto::wire::{Answer, Frame, Hello, PeerRole, Query};
 use socket2::{Domain, Socket, Type};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::peer::discovery::{Book, NEIGHBOURS_WANTED};
-use crate::peer::link::{FromLink, InflowBudget, Link, ReceivedPiece, Surroundings, Upload};
+use crate::peer::link::{FromLink, InflowBudget, Link, ReceivedPiece, Surroundings};
+use crate::peer::serve::Shelves;
 use crate::peer::trades::{TradeRequest, Trades};
 use crate::peer::transport::{self, BehaviourEvent, Swarm};
 use crate::peer::verify::{Failure, FromVerifier, Job, Verifiers};
-use crate::peer::{Directory, Error, LookupError, PeerConfig, Status, StoreOnly, TradeStatus, Traffic};
+use crate::peer::{
+    BlockSource, Directory, Error, LookupError, PeerConfig, Status, StoreOnly, TradeStatus, Traffic,
+};
 use crate::store::Store;
 
 /// Messages of links, and of verifiers, that may wait for the driver.
@@ -96,6 +100,7 @@ impl Driver {
     pub(super) fn new(
         config: PeerConfig,
         store: Arc<Store>,
+        source: Arc<dyn BlockSource>,
         directory: Arc<dyn Directory>,
         commands: mpsc::Receiver<Command>,
         replicated: watch::Sender<bool>,
@@ -116,7 +121,7 @@ impl Driver {
             from_verifiers,
             verifiers: Verifiers::start(&store, &verdicts),
             around: Surroundings {
-                store,
+                shelves: Shelves::new(source, store),
                 inflow: InflowBudget::new(),
                 sent_bytes: Arc::default(),
                 driver: to_driver,
@@ -278,6 +283,7 @@ impl Driver {
             list: trade.list.name(),
             pieces: trade.list.len(),
             held: trade.exchange.held().count(),
+            unwanted: trade.exchange.unwanted(),
             neighbours: self.links.values().filter(|link| link.trades(number)).count(),
             waiting: trade
                 .exchange
@@ -329,7 +335,7 @@ impl Driver {
         let (Some(link), Some(trade)) = (self.links.get_mut(&key), self.trades.get_mut(number)) else {
             return;
         };
-        if link.begin_trade(number, &trade.list) {
+        if link.begin_trade(number, &trade.list, &trade.parts) {
             trade.exchange.handle_connected(now, key);
             self.book.connected(&link.peer);
         }
@@ -340,7 +346,7 @@ impl Driver {
         match verdict {
             FromVerifier::Stored { trade: number, piece } => {
                 let Some(trade) = self.trades.get_mut(number) else { return };
-                trade.handle_stored();
+                trade.handle_stored(piece);
                 trade.exchange.handle_stored(now, piece);
                 tracing::debug!(list = %trade.list.name(), %piece, "piece verified and stored");
                 self.drain(number);
@@ -349,6 +355,12 @@ impl Driver {
                 if let Some(trade) = self.trades.get_mut(trade) {
                     trade.handle_sunk();
                 }
+            }
+            FromVerifier::Unfilled { trade: number, piece } => {
+                let Some(trade) = self.trades.get_mut(number) else { return };
+                tracing::warn!(%piece, "the rest of a piece is not here any more, and it is fetched whole");
+                trade.handle_unfilled(now, piece);
+                self.drain(number);
             }
             FromVerifier::Corrupt { trade: number, piece, from, why } => {
                 let peer = self.links.get(&from).map(|link| link.peer.to_string());
@@ -365,6 +377,7 @@ impl Driver {
                 trade.fail(match why {
                     Failure::Store(source) => Error::Store { cid, source },
                     Failure::Sink(source) => Error::Sink { piece, source },
+                    Failure::Panicked(what) => Error::Panicked { piece, what },
                 });
             }
         }
@@ -377,17 +390,30 @@ impl Driver {
             let Some(output) = trade.exchange.poll_output() else { return };
             match output {
                 Output::Send { peer, message } => {
-                    self.send(peer, Frame::Trade(TradeFrame::new(number, message)));
+                    let frame = Frame::Trade(trade.frame(number, message));
+                    self.send(peer, frame);
                 }
                 Output::SendPiece { peer, piece } => {
-                    let upload = Upload { exchange: number, piece, list: trade.list.clone() };
+                    let list = trade.list.clone();
                     let now = self.now();
-                    if self.links.get_mut(&peer).is_some_and(|link| !link.upload(now, upload)) {
+                    let Some(link) = self.links.get_mut(&peer) else { continue };
+                    let upload = link.answer(number, piece, &list);
+                    if !link.upload(now, upload) {
                         self.fault(peer, "it does not read the pieces that it requests");
                     }
                 }
                 Output::Disconnect { peer, reason } => self.fault(peer, &reason.to_string()),
                 Output::Event(event) => self.handle_event(number, event),
+            }
+        }
+    }
+
+    /// Uploads of a piece that the exchange thinks better of need not begin.
+    fn call_off(&mut self, number: u32, piece: PieceIndex) {
+        let Some(trade) = self.trades.get_mut(number) else { return };
+        for (key, link) in &mut self.links {
+            if !trade.exchange.is_send_wanted(*key, piece) {
+                link.call_off(number, piece);
             }
         }
     }

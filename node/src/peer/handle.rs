@@ -11,7 +11,9 @@ use tokio::task::JoinHandle;
 
 use crate::peer::driver::{Command, Driver};
 use crate::peer::trades::TradeRequest;
-use crate::peer::{Directory, Error, ListKind, LookupError, PeerConfig, PeerId, PieceSink, Status};
+use crate::peer::{
+    BlockSource, Directory, Error, ListKind, LookupError, PeerConfig, PeerId, PieceSink, Status,
+};
 use crate::store::Store;
 
 /// Commands that may wait for the driver.
@@ -35,15 +37,17 @@ pub struct TradeHandle {
 
 impl Peer {
     /// Listens and starts to look for the peers that `config` names; returns once it listens everywhere it should.
+    /// What is held is read from `source`; what comes goes into `store`, out of which `source` has to supply it too.
     pub async fn start(
         config: PeerConfig,
         store: Arc<Store>,
+        source: Arc<dyn BlockSource>,
         directory: Arc<dyn Directory>,
     ) -> Result<Self, Error> {
         let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
         let (replicated_in, replicated) = watch::channel(false);
         let id = config.key.public().to_peer_id();
-        let mut driver = Driver::new(config, store, directory, inbox, replicated_in)?;
+        let mut driver = Driver::new(config, store, source, directory, inbox, replicated_in)?;
         let addresses = driver.listen().await?;
         let driver = tokio::spawn(driver.run());
         Ok(Self { id, addresses, commands, replicated, driver })
@@ -71,7 +75,7 @@ impl Peer {
         answer.await.map_err(|_| LookupError::Stopped)?
     }
 
-    /// Begins to trade `list`, of which the store has `held`; every other piece ends in the store and in `sink`.
+    /// Begins to trade `list`, of which the block source has `held`; every other piece ends in the store and in `sink`.
     pub async fn trade(
         &self,
         list: Arc<PieceList>,
@@ -79,8 +83,26 @@ impl Peer {
         held: Bitfield,
         sink: Arc<dyn PieceSink>,
     ) -> Result<TradeHandle, Error> {
+        let unwanted = Bitfield::empty(list.len());
+        self.trade_without(list, kind, held, unwanted, sink).await
+    }
+
+    /// As [`trade`](Self::trade), but that the pieces in `unwanted` are neither fetched nor missed; those of them that
+    /// are in `held` are served.
+    ///
+    /// # Panics
+    /// When `held` or `unwanted` is of another length than `list`.
+    pub async fn trade_without(
+        &self,
+        list: Arc<PieceList>,
+        kind: ListKind,
+        held: Bitfield,
+        unwanted: Bitfield,
+        sink: Arc<dyn PieceSink>,
+    ) -> Result<TradeHandle, Error> {
+        assert!(held.len() == list.len() && unwanted.len() == list.len(), "a bitfield of another list");
         let (done, completed) = oneshot::channel();
-        let request = TradeRequest { list, kind, held, sink, done };
+        let request = TradeRequest { list, kind, held, unwanted, sink, done };
         self.command(Command::Trade(Box::new(request))).await?;
         Ok(TradeHandle { completed })
     }
@@ -117,7 +139,10 @@ impl Drop for Peer {
 }
 
 impl TradeHandle {
-    /// Waits until every piece is in the store and in the sink.
+    /// Waits until every piece is held but for unwanted ones, and every one that came is in the store and in the sink.
+    ///
+    /// That is said once. A held piece that cannot be read later is fetched again all the same and goes through the
+    /// sink again; whoever relies on pieces that were held from the start checks them when it reads them.
     pub async fn completed(self) -> Result<(), Error> {
         self.completed.await.map_err(|_| Error::Stopped)?
     }

@@ -4,9 +4,12 @@
 //! so that a slow disk stops the peer by its Yamux window; a writer waits for the socket, so that at most
 //! [`UPLOADS_PER_LINK_MAX`] pieces wait for one peer, and those only by name.
 
+mod lanes;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::num::NonZeroU8;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -17,14 +20,15 @@ use shoal_proto::cid::Cid;
 use shoal_proto::exchange::PeerKey;
 use shoal_proto::image::{PieceIndex, PieceList};
 use shoal_proto::time::Time;
-use shoal_proto::wire::{Frame, Hello, PeerRole};
+use shoal_proto::wire::{Frame, Hello, Part, PeerRole};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::AbortHandle;
 
-use crate::block::{EncodedBlock, Encoding, payload_bytes_max};
+use crate::block::{EncodedBlock, EncodedPart, Encoding, payload_bytes_max};
 use crate::peer::codec::{self, FrameReader, StreamError};
+use crate::peer::parts::Parts;
+use crate::peer::serve::{Delivery, Shelves};
 use crate::peer::streams::{Lane, Opened};
-use crate::store::Store;
 
 /// Control frames that may wait for one peer; a peer that does not read them is disconnected.
 pub(super) const CONTROL_QUEUE_MAX: usize = 2048;
@@ -34,8 +38,6 @@ pub(super) const UPLOADS_PER_LINK_MAX: usize = 64;
 const CONFIRMATION_MAX: Duration = Duration::from_secs(300);
 /// Piece lists that one peer may join: two for each image that it trades.
 const JOINS_MAX: usize = 256;
-/// Bytes of control frames written in one go.
-const CONTROL_BATCH_BYTES: usize = 64 << 10;
 /// Encoded bytes of received pieces that a peer keeps in memory until they are stored.
 const INFLOW_BYTES_MAX: usize = 48 << 20;
 /// The unit of the inflow budget.
@@ -51,8 +53,14 @@ pub(super) enum FromLink {
         piece: u32,
     },
     Piece(ReceivedPiece),
-    /// The store could not supply a piece that an exchange promised.
+    /// A piece that an exchange promised cannot be had any more.
     Unreadable {
+        to: PeerKey,
+        exchange: u32,
+        piece: PieceIndex,
+    },
+    /// A piece that its receiver called off was not written.
+    Unsent {
         to: PeerKey,
         exchange: u32,
         piece: PieceIndex,
@@ -77,7 +85,7 @@ pub(super) struct ReceivedPiece {
     /// The sender's number for the list.
     pub(super) exchange: u32,
     pub(super) piece: PieceIndex,
-    pub(super) block: EncodedBlock,
+    pub(super) delivery: Delivery,
     /// Its share of the inflow budget, given back when it is stored or dropped.
     pub(super) permit: OwnedSemaphorePermit,
 }
@@ -89,6 +97,18 @@ pub(super) struct Upload {
     pub(super) exchange: u32,
     pub(super) piece: PieceIndex,
     pub(super) list: Arc<PieceList>,
+    /// What of the piece the peer asked for, when not all of it.
+    pub(super) part: Option<Part>,
+    /// Set once it is not worth beginning any more.
+    pub(super) is_off: Arc<AtomicBool>,
+}
+
+/// A request of the peer's, from its frame to the upload that answers it: at most one in each exchange.
+#[derive(Debug)]
+struct Requested {
+    piece: PieceIndex,
+    part: Option<Part>,
+    is_off: Arc<AtomicBool>,
 }
 
 /// Bounds the bytes of received pieces in memory, over all connections of a peer.
@@ -107,16 +127,23 @@ impl InflowBudget {
     }
 }
 
-/// The lists that a peer sends pieces of, by its own numbers: shared by the driver and the bulk reader.
+/// The lists that a peer sends pieces of, by its own numbers, with the parts that were asked for: shared by the driver
+/// and the bulk reader.
 #[derive(Clone, Debug, Default)]
-struct TheirLists(Arc<Mutex<BTreeMap<u32, Arc<PieceList>>>>);
+struct TheirLists(Arc<Mutex<BTreeMap<u32, TheirList>>>);
+
+#[derive(Clone, Debug)]
+struct TheirList {
+    list: Arc<PieceList>,
+    parts: Parts,
+}
 
 impl TheirLists {
-    fn insert(&self, exchange: u32, list: Arc<PieceList>) {
+    fn insert(&self, exchange: u32, list: TheirList) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(exchange, list);
     }
 
-    fn find(&self, exchange: u32) -> Option<Arc<PieceList>> {
+    fn find(&self, exchange: u32) -> Option<TheirList> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&exchange).cloned()
     }
 }
@@ -139,6 +166,8 @@ pub(super) struct Link {
     told: BTreeSet<u32>,
     /// Our numbers of the trades that both sides joined.
     trading: BTreeSet<u32>,
+    /// What the peer requested last, by our numbers.
+    requested: BTreeMap<u32, Requested>,
     /// Pieces handed to the connection whose arrival was not said yet, and when the last was said.
     unconfirmed: usize,
     confirmed_at: Time,
@@ -152,7 +181,7 @@ pub(super) struct Link {
 /// What a link's tasks need of their surroundings.
 #[derive(Clone, Debug)]
 pub(super) struct Surroundings {
-    pub(super) store: Arc<Store>,
+    pub(super) shelves: Shelves,
     pub(super) inflow: InflowBudget,
     /// Bytes of pieces written to all peers.
     pub(super) sent_bytes: Arc<AtomicU64>,
@@ -182,6 +211,7 @@ impl Link {
             welcome,
             told: BTreeSet::new(),
             trading: BTreeSet::new(),
+            requested: BTreeMap::new(),
             unconfirmed: 0,
             confirmed_at: Time::ZERO,
             control,
@@ -217,12 +247,12 @@ impl Link {
     }
 
     /// Notes that both sides trade `list`; true when the peer had joined it and this is new.
-    pub(super) fn begin_trade(&mut self, ours: u32, list: &Arc<PieceList>) -> bool {
+    pub(super) fn begin_trade(&mut self, ours: u32, list: &Arc<PieceList>, parts: &Parts) -> bool {
         let name = list.name();
         let Some((&theirs, _)) = self.joined.iter().find(|(_, joined)| **joined == name) else {
             return false;
         };
-        self.their_lists.insert(theirs, list.clone());
+        self.their_lists.insert(theirs, TheirList { list: list.clone(), parts: parts.clone() });
         self.trading.insert(ours)
     }
 
@@ -237,6 +267,26 @@ impl Link {
         self.control.try_send(frame).is_ok()
     }
 
+    /// The peer requests a piece, or a part of it, in the exchange that we call `ours`.
+    pub(super) fn note_request(&mut self, ours: u32, piece: PieceIndex, part: Option<Part>) {
+        self.requested.insert(ours, Requested { piece, part, is_off: Arc::default() });
+    }
+
+    /// The upload that answers the peer's last request in the exchange; stays known until the next one.
+    pub(super) fn answer(&mut self, ours: u32, piece: PieceIndex, list: &Arc<PieceList>) -> Upload {
+        let requested = self.requested.get(&ours).filter(|requested| requested.piece == piece);
+        let (part, is_off) = requested
+            .map_or_else(Default::default, |requested| (requested.part.clone(), requested.is_off.clone()));
+        Upload { exchange: ours, piece, list: list.clone(), part, is_off }
+    }
+
+    /// The piece is not to be written any more, if that has not begun.
+    pub(super) fn call_off(&mut self, ours: u32, piece: PieceIndex) {
+        if let Some(requested) = self.requested.get(&ours).filter(|requested| requested.piece == piece) {
+            requested.is_off.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// Queues a piece; false when the peer does not read its pieces.
     #[must_use]
     pub(super) fn upload(&mut self, now: Time, upload: Upload) -> bool {
@@ -247,7 +297,7 @@ impl Link {
         self.uploads.try_send(upload).is_ok()
     }
 
-    /// The peer said that a piece arrived, or one that was promised to it could not be read.
+    /// The peer said that a piece arrived, or one that was promised to it was not written after all.
     pub(super) fn note_confirmed(&mut self, now: Time) {
         self.unconfirmed = self.unconfirmed.saturating_sub(1);
         self.confirmed_at = now;
@@ -265,17 +315,17 @@ impl Link {
         let task = match opened {
             Opened::Outbound(Lane::Control, stream) => {
                 let Some(frames) = self.unopened.0.take() else { return };
-                spawn(key, around.clone(), write_control(stream, frames))
+                spawn(key, around.clone(), lanes::write_control(stream, frames))
             }
             Opened::Outbound(Lane::Bulk, stream) => {
                 let Some(uploads) = self.unopened.1.take() else { return };
-                spawn(key, around.clone(), write_bulk(key, stream, uploads, around))
+                spawn(key, around.clone(), lanes::write_bulk(key, stream, uploads, around))
             }
             Opened::Inbound(Lane::Control, stream) => {
-                spawn(key, around.clone(), read_control(key, stream, around))
+                spawn(key, around.clone(), lanes::read_control(key, stream, around))
             }
             Opened::Inbound(Lane::Bulk, stream) => {
-                spawn(key, around.clone(), read_bulk(key, stream, self.their_lists.clone(), around))
+                spawn(key, around.clone(), lanes::read_bulk(key, stream, self.their_lists.clone(), around))
             }
             Opened::Failed(why) => {
                 spawn(key, around, async move { Err(StreamError::Broken(std::io::Error::other(why))) })
@@ -307,100 +357,6 @@ fn spawn(
     tokio::spawn(ended).abort_handle()
 }
 
-async fn write_control(mut stream: Stream, mut frames: mpsc::Receiver<Frame>) -> Result<(), StreamError> {
-    let mut buffer = Vec::new();
-    while let Some(frame) = frames.recv().await {
-        codec::append_frame(&mut buffer, frame);
-        while buffer.len() < CONTROL_BATCH_BYTES {
-            let Ok(frame) = frames.try_recv() else { break };
-            codec::append_frame(&mut buffer, frame);
-        }
-        stream.write_all(&buffer).await?;
-        stream.flush().await?;
-        buffer.clear();
-    }
-    stream.close().await?;
-    Ok(())
-}
-
-async fn read_control(key: PeerKey, stream: Stream, around: Surroundings) -> Result<(), StreamError> {
-    let mut reader = FrameReader::new(stream);
-    loop {
-        let frame = reader.read().await?;
-        if around.driver.send(FromLink::Frame(key, frame)).await.is_err() {
-            return Ok(());
-        }
-    }
-}
-
-async fn write_bulk(
-    key: PeerKey,
-    mut stream: Stream,
-    mut uploads: mpsc::Receiver<Upload>,
-    around: Surroundings,
-) -> Result<(), StreamError> {
-    while let Some(Upload { exchange, piece, list }) = uploads.recv().await {
-        let cid = list.piece(piece).cid;
-        let store = around.store.clone();
-        let read = tokio::task::spawn_blocking(move || store.get(&cid)).await;
-        match read {
-            Ok(Ok(Some(block))) => {
-                codec::write_piece(&mut stream, exchange, piece.get(), &block).await?;
-                around.sent_bytes.fetch_add(block.payload.len() as u64, Ordering::Relaxed);
-            }
-            other => {
-                let why = match other {
-                    Ok(Err(error)) => error.to_string(),
-                    Err(error) => error.to_string(),
-                    Ok(Ok(_)) => "not in the store".to_owned(),
-                };
-                tracing::warn!(%cid, %piece, why, "a held piece cannot be read and is withdrawn");
-                // Else it could not be stored again once it was fetched again.
-                around.store.discard(&cid);
-                if around.driver.send(FromLink::Unreadable { to: key, exchange, piece }).await.is_err() {
-                    return Ok(());
-                }
-            }
-        }
-    }
-    stream.close().await?;
-    Ok(())
-}
-
-async fn read_bulk(
-    key: PeerKey,
-    mut stream: Stream,
-    lists: TheirLists,
-    around: Surroundings,
-) -> Result<(), StreamError> {
-    loop {
-        let header = codec::read_bulk_header(&mut stream).await?;
-        let wrong = |why: &str| {
-            StreamError::Piece(format!("{why} (exchange {}, piece {})", header.exchange, header.piece))
-        };
-        let list = lists.find(header.exchange).ok_or_else(|| wrong("no such exchange"))?;
-        let piece = list.index(header.piece).ok_or_else(|| wrong("no such piece"))?;
-        let encoding = Encoding::from_code(header.encoding).ok_or_else(|| wrong("unknown encoding"))?;
-        let block = list.piece(piece);
-        let bytes = header.payload_bytes as usize;
-        if bytes > payload_bytes_max(block.raw_bytes) {
-            return Err(wrong("longer than its raw length allows"));
-        }
-        let permit = around.inflow.reserve(bytes).await;
-        let payload = codec::read_payload(&mut stream, bytes, || {
-            let progress = FromLink::Progress { from: key, exchange: header.exchange, piece: header.piece };
-            // Only a hint: a full queue means that the driver hears from this link soon anyway.
-            let _ = around.driver.try_send(progress);
-        })
-        .await?;
-        let block = EncodedBlock { cid: block.cid, encoding, raw_bytes: block.raw_bytes, payload };
-        let received = ReceivedPiece { from: key, exchange: header.exchange, piece, block, permit };
-        if around.driver.send(FromLink::Piece(received)).await.is_err() {
-            return Ok(());
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -409,12 +365,14 @@ mod tests {
     #[test]
     fn a_peer_that_never_says_that_a_piece_arrived_is_due_and_one_that_does_is_not() {
         let list = Arc::new(PieceList::new(vec![Piece { cid: Cid::of(b"x"), raw_bytes: 1 }]).unwrap());
-        let upload = || Upload { exchange: 0, piece: list.index(0).unwrap(), list: list.clone() };
         let connection = ConnectionId::new_unchecked(1);
         let mut link = Link::new(PeerKey(1), PeerId::random(), connection, None, true, true);
         assert_eq!(link.confirmation_due(), None);
         let start = Time::ZERO + Duration::from_secs(1000);
-        assert!(link.upload(start, upload()) && link.upload(start, upload()));
+        for _ in 0..2 {
+            let upload = link.answer(0, list.index(0).unwrap(), &list);
+            assert!(link.upload(start, upload));
+        }
         assert_eq!(link.confirmation_due(), Some(start + CONFIRMATION_MAX));
         let later = start + Duration::from_secs(60);
         link.note_confirmed(later);

@@ -1,22 +1,25 @@
 //! The exchanges that a peer runs, each with its list, its sink and whoever waits for it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use shoal_proto::cid::Cid;
-use shoal_proto::exchange::{Bitfield, Config, Exchange, Role};
-use shoal_proto::image::PieceList;
+use shoal_proto::exchange::{Bitfield, Config, Exchange, Message, Role};
+use shoal_proto::image::{PieceIndex, PieceList};
 use shoal_proto::time::Time;
+use shoal_proto::wire::{Part, TradeFrame};
 use tokio::sync::oneshot;
 
-use crate::peer::{Error, ListKind, PieceSink};
+use crate::peer::parts::Parts;
+use crate::peer::{Error, Lacking, ListKind, PieceSink};
 
-/// A piece list to trade, with what the store has of it.
+/// A piece list to trade, with what there is of it.
 pub(super) struct TradeRequest {
     pub(super) list: Arc<PieceList>,
     pub(super) kind: ListKind,
     pub(super) held: Bitfield,
+    pub(super) unwanted: Bitfield,
     pub(super) sink: Arc<dyn PieceSink>,
     pub(super) done: oneshot::Sender<Result<(), Error>>,
 }
@@ -26,6 +29,10 @@ pub(super) struct Trade {
     pub(super) kind: ListKind,
     pub(super) exchange: Exchange,
     pub(super) sink: Arc<dyn PieceSink>,
+    /// Every part that was ever asked for.
+    pub(super) parts: Parts,
+    /// Pieces whose local bytes are not to be had any more: asked for whole until they come.
+    whole: BTreeSet<PieceIndex>,
     /// Pieces that are stored and not yet in the sink.
     unsunk: usize,
     done: Option<oneshot::Sender<Result<(), Error>>>,
@@ -42,7 +49,7 @@ impl Trades {
     /// Starts a trade and returns its number; a list that is traded already keeps its trade, and `request.done` is
     /// told when that one completes.
     pub(super) fn start(&mut self, request: TradeRequest, role: Role, seed: u64) -> u32 {
-        let TradeRequest { list, kind, held, sink, done } = request;
+        let TradeRequest { list, kind, held, unwanted, sink, done } = request;
         let name = list.name();
         if let Some(&number) = self.by_list.get(&name) {
             let trade = self.running.get_mut(&number).expect("by_list names running trades");
@@ -51,8 +58,9 @@ impl Trades {
             return number;
         }
         let number = u32::try_from(self.running.len()).expect("a peer trades few lists");
-        let exchange = Exchange::new(tuning(), role, list.clone(), held, seed);
-        let mut trade = Trade { list, kind, exchange, sink, unsunk: 0, done: Some(done) };
+        let exchange = Exchange::new(tuning(), role, list.clone(), held, seed).without(unwanted);
+        let (parts, whole) = (Parts::default(), BTreeSet::new());
+        let mut trade = Trade { list, kind, exchange, sink, parts, whole, unsunk: 0, done: Some(done) };
         trade.check_done();
         self.running.insert(number, trade);
         self.by_list.insert(name, number);
@@ -88,8 +96,36 @@ impl Trades {
 }
 
 impl Trade {
-    pub(super) fn handle_stored(&mut self) {
+    /// A message of the exchange as it goes out: a request says which bytes of the piece are lacking.
+    pub(super) fn frame(&self, number: u32, message: Message) -> TradeFrame {
+        match message {
+            Message::Request(piece) => match self.part_lacking(piece) {
+                Some(part) => TradeFrame::request_part(number, piece, &part),
+                None => TradeFrame::new(number, message),
+            },
+            _ => TradeFrame::new(number, message),
+        }
+    }
+
+    fn part_lacking(&self, piece: PieceIndex) -> Option<Part> {
+        if self.whole.contains(&piece) {
+            return None;
+        }
+        let Lacking::Ranges(ranges) = self.sink.lacking(piece) else { return None };
+        let raw_bytes = self.list.piece(piece).raw_bytes;
+        debug_assert!(ranges.end() <= raw_bytes, "{piece} has {raw_bytes} bytes, and {ranges:?} are lacking");
+        (ranges.end() <= raw_bytes && ranges.bytes() < raw_bytes).then(|| self.parts.name(piece, ranges))?
+    }
+
+    pub(super) fn handle_stored(&mut self, piece: PieceIndex) {
         self.unsunk += 1;
+        self.whole.remove(&piece);
+    }
+
+    /// A part came, and the rest of the piece is not here any more.
+    pub(super) fn handle_unfilled(&mut self, now: Time, piece: PieceIndex) {
+        self.whole.insert(piece);
+        self.exchange.handle_dropped(now, piece);
     }
 
     pub(super) fn handle_sunk(&mut self) {

@@ -16,6 +16,10 @@ const IDLE_CONNECTION: Duration = Duration::from_secs(20);
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// Streams that a connection may have at once: two of ours and two of theirs, a ping each way, and some that just end.
+/// (What a stream may send ahead of its reader is Yamux's own matter: 256 KiB, more where the reader keeps up.)
+const STREAMS_MAX: usize = 16;
+
 pub(super) type Swarm = libp2p::Swarm<Behaviour>;
 
 #[derive(NetworkBehaviour)]
@@ -38,10 +42,16 @@ pub(super) fn build(key: &Keypair, secret: &SwarmSecret) -> Result<Swarm, Error>
     };
     Ok(SwarmBuilder::with_existing_identity(key.clone())
         .with_tokio()
-        .with_tcp(tcp::Config::default().nodelay(true), security, yamux::Config::default)
+        .with_tcp(tcp::Config::default().nodelay(true), security, multiplexing)
         .map_err(|source| Error::Transport(Box::new(source)))?
         .with_behaviour(|_| behaviour)
         .map_err(|source| Error::Transport(Box::new(source)))?
         .with_swarm_config(|config| config.with_idle_connection_timeout(IDLE_CONNECTION))
         .build())
+}
+
+fn multiplexing() -> yamux::Config {
+    let mut config = yamux::Config::default();
+    config.set_max_num_streams(STREAMS_MAX);
+    config
 }

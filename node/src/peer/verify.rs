@@ -1,17 +1,22 @@
-//! Threads that turn received bytes into verified pieces: decode, hash, store, then hand to the sink.
+//! Threads that turn received bytes into verified pieces: decode, fill in what is here already, hash, store, then hand
+//! to the sink.
 //!
 //! A piece is announced as soon as its record is written to the store, before the sink has it: a have that waited for
 //! the tree would stretch the swarm's ramp (the store's doc says what "written" survives).
 
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use shoal_proto::exchange::PeerKey;
 use shoal_proto::image::PieceIndex;
+use shoal_proto::wire::ByteRanges;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use crate::block::{DecodeError, EncodedBlock};
-use crate::peer::PieceSink;
+use crate::block::{DecodeError, EncodedBlock, EncodedPart, TRAVEL_LEVEL};
+use crate::peer::serve::Delivery;
+use crate::peer::{BoxError, PieceSink};
 use crate::store::{self, Store};
 
 /// Pieces that may wait for a thread: more than the inflow budget can hold, so that the driver never waits.
@@ -20,12 +25,14 @@ const JOBS_MAX: usize = 2048;
 /// Each thread keeps one decoded piece in memory; four of them outrun a network of 10 Gbit/s.
 const THREADS_MAX: usize = 4;
 
-/// A received piece on its way to the store.
+/// A received piece, or the part of it that was lacking, on its way to the store.
 pub(super) struct Job {
     pub(super) trade: u32,
     pub(super) from: PeerKey,
     pub(super) piece: PieceIndex,
-    pub(super) block: EncodedBlock,
+    /// Raw bytes of the whole piece.
+    pub(super) raw_bytes: u32,
+    pub(super) delivery: Delivery,
     pub(super) sink: Arc<dyn PieceSink>,
     pub(super) permit: OwnedSemaphorePermit,
 }
@@ -36,6 +43,8 @@ pub(super) enum FromVerifier {
     Stored { trade: u32, piece: PieceIndex },
     /// Does not match its name.
     Corrupt { trade: u32, piece: PieceIndex, from: PeerKey, why: DecodeError },
+    /// A part came, and the rest of the piece is not here any more: nobody's fault.
+    Unfilled { trade: u32, piece: PieceIndex },
     /// The sink has it too.
     Sunk { trade: u32 },
     /// It is what was asked for, and this machine cannot keep it.
@@ -45,7 +54,8 @@ pub(super) enum FromVerifier {
 #[derive(Debug)]
 pub(super) enum Failure {
     Store(store::Error),
-    Sink(Box<dyn std::error::Error + Send + Sync>),
+    Sink(BoxError),
+    Panicked(String),
 }
 
 /// The threads, one for each core up to [`THREADS_MAX`]; they end when the pool is dropped.
@@ -76,25 +86,95 @@ impl Verifiers {
     }
 }
 
+/// The memory of one thread, kept from piece to piece.
+#[derive(Default)]
+struct Buffers {
+    raw: Vec<u8>,
+    part: Vec<u8>,
+}
+
 fn run(store: &Store, driver: &mpsc::Sender<FromVerifier>, queue: &Receiver<Job>) {
-    let mut raw = Vec::new();
+    let mut buffers = Buffers::default();
     while let Ok(job) = queue.recv() {
         let (trade, piece) = (job.trade, job.piece);
-        if let Err(why) = job.block.decode_into(&mut raw) {
-            report(driver, FromVerifier::Corrupt { trade, piece, from: job.from, why });
-            continue;
+        let verified = catch_unwind(AssertUnwindSafe(|| verify(store, driver, job, &mut buffers)));
+        if let Err(panic) = verified {
+            buffers = Buffers::default();
+            let why = Failure::Panicked(describe(&*panic));
+            report(driver, FromVerifier::Failed { trade, piece, why });
         }
-        if let Err(error) = store.put(&job.block) {
-            report(driver, FromVerifier::Failed { trade, piece, why: Failure::Store(error) });
-            continue;
-        }
-        report(driver, FromVerifier::Stored { trade, piece });
-        match job.sink.write(piece, &raw) {
-            Ok(()) => report(driver, FromVerifier::Sunk { trade }),
-            Err(error) => report(driver, FromVerifier::Failed { trade, piece, why: Failure::Sink(error) }),
-        }
-        drop(job.permit);
     }
+}
+
+fn verify(store: &Store, driver: &mpsc::Sender<FromVerifier>, job: Job, buffers: &mut Buffers) {
+    let Job { trade, from, piece, raw_bytes, delivery, sink, permit } = job;
+    let joined = match delivery {
+        Delivery::Whole(block) => match block.decode_into(&mut buffers.raw) {
+            Ok(()) => Joined::Block(block),
+            Err(why) => Joined::Wrong(why),
+        },
+        Delivery::Part(part, encoded) => {
+            buffers.raw.resize(raw_bytes as usize, 0);
+            join(piece, &part.ranges, &encoded, &*sink, buffers)
+        }
+    };
+    let block = match joined {
+        Joined::Block(block) => block,
+        Joined::Wrong(why) => return report(driver, FromVerifier::Corrupt { trade, piece, from, why }),
+        Joined::Unfilled => return report(driver, FromVerifier::Unfilled { trade, piece }),
+        Joined::Failed(error) => {
+            let why = Failure::Sink(error);
+            return report(driver, FromVerifier::Failed { trade, piece, why });
+        }
+    };
+    if let Err(error) = store.put(&block) {
+        return report(driver, FromVerifier::Failed { trade, piece, why: Failure::Store(error) });
+    }
+    report(driver, FromVerifier::Stored { trade, piece });
+    match sink.write(piece, &buffers.raw) {
+        Ok(()) => report(driver, FromVerifier::Sunk { trade }),
+        Err(error) => report(driver, FromVerifier::Failed { trade, piece, why: Failure::Sink(error) }),
+    }
+    drop(permit);
+}
+
+/// What became of received bytes.
+enum Joined {
+    /// Matches its name; the raw bytes are in the buffer.
+    Block(EncodedBlock),
+    Wrong(DecodeError),
+    Unfilled,
+    Failed(BoxError),
+}
+
+/// Joins a part with what is here already, in the buffer, which is as long as the piece.
+fn join(
+    piece: PieceIndex,
+    ranges: &ByteRanges,
+    encoded: &EncodedPart,
+    sink: &dyn PieceSink,
+    buffers: &mut Buffers,
+) -> Joined {
+    if let Err(why) = encoded.decode_into(&mut buffers.part) {
+        return Joined::Wrong(why);
+    }
+    ranges.scatter(&buffers.part, &mut buffers.raw);
+    match sink.fill(piece, &mut buffers.raw, ranges) {
+        Ok(true) => {}
+        Ok(false) => return Joined::Unfilled,
+        Err(error) => return Joined::Failed(error),
+    }
+    let block = EncodedBlock::encode(&buffers.raw, TRAVEL_LEVEL);
+    if block.cid == encoded.cid {
+        Joined::Block(block)
+    } else {
+        Joined::Wrong(DecodeError::Hash { cid: encoded.cid, found: block.cid })
+    }
+}
+
+fn describe(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("it does not say why").to_owned()
 }
 
 fn report(driver: &mpsc::Sender<FromVerifier>, message: FromVerifier) {

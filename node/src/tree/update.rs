@@ -11,6 +11,7 @@
 //!
 //! Memory: the manifests, 22 bytes an entry, 5 bytes a chunk and 16 bytes for each use of one.
 
+mod blocks;
 mod commit;
 mod room;
 mod sources;
@@ -24,12 +25,13 @@ use std::sync::{Arc, PoisonError};
 use rustix::io::Errno;
 use shoal_proto::cid::Cid;
 use shoal_proto::exchange::Bitfield;
+use shoal_proto::image::ImagePath;
 use shoal_proto::image::children::Children;
 use shoal_proto::image::entry::{EntryIndex, Kind, Segment};
 use shoal_proto::image::manifest::Manifest;
 use shoal_proto::image::plan::{Action, Conflict, Observed, Plan, PlanOptions, Seen};
-use shoal_proto::image::{ImagePath, PieceIndex};
 
+pub use self::blocks::TreeBlocks;
 use self::sources::Sources;
 use super::apply::{ApplyError, Losses, Target};
 use super::itemize::{Item, items};
@@ -198,7 +200,7 @@ impl Update {
 
     /// Blocks made again from the files of the tree: before, during and after the update.
     pub fn blocks(&self) -> TreeBlocks {
-        TreeBlocks { goal: self.goal.clone(), sources: self.sources.clone() }
+        TreeBlocks::of(self.goal.clone(), self.sources.clone())
     }
 
     /// Sets aside, in `kept`, the chunks of the first owner that the new image lacks, so that the update can be reversed.
@@ -300,65 +302,6 @@ impl Update {
             }
         }
         EntryIndex::ROOT
-    }
-}
-
-/// An image's blocks, made from the files of a tree that has them.
-#[derive(Clone, Debug)]
-pub struct TreeBlocks {
-    goal: Arc<Manifest>,
-    sources: Arc<Sources>,
-}
-
-impl TreeBlocks {
-    /// The block of a piece, with every chunk checked; `None` when some file is not what it was.
-    pub fn piece(&self, piece: PieceIndex) -> Option<EncodedBlock> {
-        let mut raw = Vec::with_capacity(self.goal.content().piece(piece).raw_bytes as usize);
-        let mut chunk_bytes = Vec::new();
-        for chunk in self.goal.piece_chunks(piece) {
-            if !self.sources.read(chunk, &mut chunk_bytes) {
-                return None;
-            }
-            raw.extend_from_slice(&chunk_bytes);
-        }
-        let named = Cid::of(&raw) == self.goal.content().piece(piece).cid;
-        named.then(|| EncodedBlock::encode(&raw, LEVEL))
-    }
-
-    /// The parts of a piece that are not here: where each starts in it and ends.
-    pub fn lacking(&self, piece: PieceIndex) -> Vec<std::ops::Range<u32>> {
-        let mut lacking: Vec<std::ops::Range<u32>> = Vec::new();
-        let mut at = 0;
-        for chunk in self.goal.piece_chunks(piece) {
-            let end = at + self.goal.chunk_bytes(chunk);
-            if !self.sources.is_present(chunk) {
-                match lacking.last_mut() {
-                    Some(last) if last.end == at => last.end = end,
-                    _ => lacking.push(at..end),
-                }
-            }
-            at = end;
-        }
-        lacking
-    }
-
-    /// Writes the parts of a piece that are here to their places in `raw`, all but those in `lacking`. False when some
-    /// file is not what it was.
-    pub fn fill(&self, piece: PieceIndex, raw: &mut [u8], lacking: &[std::ops::Range<u32>]) -> bool {
-        let mut chunk_bytes = Vec::new();
-        let mut at = 0;
-        for chunk in self.goal.piece_chunks(piece) {
-            let end = at + self.goal.chunk_bytes(chunk);
-            let absent = lacking.iter().any(|range| range.start <= at && end <= range.end);
-            if !absent {
-                if !self.sources.read(chunk, &mut chunk_bytes) {
-                    return false;
-                }
-                raw[at as usize..end as usize].copy_from_slice(&chunk_bytes);
-            }
-            at = end;
-        }
-        true
     }
 }
 

@@ -92,6 +92,13 @@ impl Bitfield {
         new
     }
 
+    /// Adds the pieces of a set of the same list.
+    pub fn insert_all(&mut self, other: &Self) {
+        for piece in other.iter() {
+            self.insert(piece);
+        }
+    }
+
     /// Returns whether the piece was there.
     pub fn remove(&mut self, piece: PieceIndex) -> bool {
         let word = &mut self.words[piece.at() / 64];

@@ -20,7 +20,7 @@ impl Exchange {
         }
         let busy = self.fetches.slots_held() >= self.config.fetches_coming
             || self.fetches.writing().len() >= self.config.writing_max;
-        let choice = if self.held.is_full() {
+        let choice = if self.settled.is_full() {
             Err(Declined::Nothing)
         } else if busy {
             Err(Declined::Busy)
@@ -42,9 +42,10 @@ impl Exchange {
         let peer = &self.neighbours.all()[slot];
         let coming = self.fetches.coming();
         if let Some(piece) = named {
-            return (!self.held.contains(piece) && !coming.contains(piece)).then_some(piece);
+            return (!self.settled.contains(piece) && !coming.contains(piece)).then_some(piece);
         }
-        let picked = picker::rarest(&peer.shown, &self.held, coming, self.neighbours.copies(), &mut self.rng);
+        let copies = self.neighbours.copies();
+        let picked = picker::rarest(&peer.shown, &self.settled, coming, copies, &mut self.rng);
         if picked.is_some() || self.down.transfer().is_none() {
             // Before one transfer was measured nobody can say which request is old.
             return picked;
@@ -108,10 +109,11 @@ impl Exchange {
             self.send(elsewhere, Message::Cancel(piece));
         }
         self.held.insert(piece);
+        self.settled.insert(piece);
         self.neighbours.gained_here(piece);
         self.outputs.push_back(Output::Event(Event::Held { piece, from }));
         self.announce_later(now, piece);
-        if self.held.is_full() {
+        if self.is_complete() {
             self.outputs.push_back(Output::Event(Event::Complete));
         }
         self.refill(now);
@@ -123,6 +125,14 @@ impl Exchange {
         let Some(from) = self.fetches.finish_writing(piece) else { return };
         self.outputs.push_back(Output::Event(Event::Corrupt { piece, from }));
         self.fault(now, from, Fault::Corrupt);
+    }
+
+    /// A received piece is dropped through nobody's fault: it is missing again, and may be asked of anyone.
+    pub fn handle_dropped(&mut self, now: Time, piece: PieceIndex) {
+        if self.fetches.finish_writing(piece).is_some() {
+            self.refill(now);
+            self.plan_timeout(now);
+        }
     }
 
     /// Gives up requests of which nothing arrives, and lets slow ones hold no slot.

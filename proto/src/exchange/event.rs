@@ -6,7 +6,8 @@ use crate::image::PieceIndex;
 /// What became of the bytes of a piece that arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Receipt {
-    /// Asked for and still lacking: verify it, then call `handle_stored` or `handle_corrupt`.
+    /// Asked for and still lacking: verify it, then call `handle_stored`, `handle_corrupt` or
+    /// `handle_dropped`.
     Wanted,
     /// Asked for, but it came from elsewhere meanwhile: drop the bytes and count them.
     Duplicate,
@@ -58,7 +59,7 @@ pub enum Event {
     Duplicate { piece: PieceIndex, from: PeerKey },
     /// All bytes of a piece were handed to this peer's connection.
     Sent { piece: PieceIndex, to: PeerKey },
-    /// This side holds every piece: said when the last missing one is stored, not when it started with all.
+    /// This side holds every piece that it wants: said when the last missing one is stored, not when it started with all.
     Complete,
     /// Every piece is held by at least one neighbour (seeder only; said once per change).
     Replicated,

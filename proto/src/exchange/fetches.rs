@@ -120,7 +120,7 @@ impl Fetches {
         }
     }
 
-    pub(super) fn assert_invariants(&self, held: &Bitfield) {
+    pub(super) fn assert_invariants(&self, settled: &Bitfield) {
         let mut coming = Bitfield::empty(self.coming.len());
         for fetch in &self.asked {
             coming.insert(fetch.piece);
@@ -133,7 +133,7 @@ impl Fetches {
         }
         assert_eq!(self.coming, coming);
         for piece in coming.iter() {
-            assert!(!held.contains(piece), "{piece:?} is held and coming");
+            assert!(!settled.contains(piece), "{piece:?} is coming and held or unwanted");
         }
     }
 }

@@ -30,6 +30,11 @@ pub enum Announcement {
     /// Holds every piece and hides which it will give next (super-seeding, BEP 16).
     Seeder,
     Held(Bitfield),
+    /// Holds `held` and will never ask for `unwanted`, which may overlap it.
+    Selective {
+        held: Bitfield,
+        unwanted: Bitfield,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

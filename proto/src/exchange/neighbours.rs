@@ -19,7 +19,9 @@ pub(super) struct Peer {
     /// It announced itself as a seeder: it holds `shown`, but that does not count as a copy to rely on.
     pub(super) seeder: bool,
     pub(super) shown: Bitfield,
-    /// Pieces held here that it does not show.
+    /// Pieces that it will never ask for.
+    unwanted: Option<Bitfield>,
+    /// Pieces held here that it does not show and may want.
     pub(super) lacking: u32,
     pub(super) upload: Upload,
     /// No grant before this.
@@ -76,6 +78,11 @@ impl Peer {
         bounded_push(&mut self.abandoned, piece, ABANDONED_PER_PEER_MAX);
     }
 
+    /// Whether it does not show a piece that it may want.
+    fn lacks(&self, piece: PieceIndex) -> bool {
+        !self.shown.contains(piece) && self.unwanted.as_ref().is_none_or(|unwanted| !unwanted.contains(piece))
+    }
+
     /// Whether it can be granted a piece of its own choice at `now`.
     pub(super) fn is_grantable(&self, now: Time) -> bool {
         self.lacking > 0 && self.is_open(now)
@@ -97,7 +104,7 @@ fn bounded_push(list: &mut Vec<PieceIndex>, piece: PieceIndex, max: usize) {
 /// All neighbours, in the order of their keys, and how many of them show each piece.
 ///
 /// **Invariant:** `copies[p]` is the number of announced peers, seeders left out, whose `shown` has `p`; `unseen` is
-/// the number of pieces with no copy; each peer's `lacking` is the size of `held` without its `shown`.
+/// the number of pieces with no copy; each peer's `lacking` is the size of `held` without its `shown` and `unwanted`.
 #[derive(Debug)]
 pub(super) struct Neighbours {
     /// The keys of `peers`, apart so that a search stays within a cache line or two.
@@ -150,6 +157,7 @@ impl Neighbours {
             announced: false,
             seeder: false,
             shown: Bitfield::empty(self.copies.len()),
+            unwanted: None,
             lacking: 0,
             upload: Upload::Idle,
             not_before: Time::ZERO,
@@ -178,8 +186,15 @@ impl Neighbours {
         Some(peer)
     }
 
-    /// A peer's first message. `shown` is of this list's length.
-    pub(super) fn announce(&mut self, slot: usize, seeder: bool, shown: Bitfield, held: &Bitfield) {
+    /// A peer's first message. `shown` and `unwanted` are of this list's length.
+    pub(super) fn announce(
+        &mut self,
+        slot: usize,
+        seeder: bool,
+        shown: Bitfield,
+        unwanted: Option<Bitfield>,
+        held: &Bitfield,
+    ) {
         if !seeder {
             for piece in shown.iter() {
                 self.unseen -= usize::from(self.copies[piece.at()] == 0);
@@ -189,17 +204,19 @@ impl Neighbours {
         let peer = &mut self.peers[slot];
         peer.announced = true;
         peer.seeder = seeder;
-        peer.lacking = count_not_in(held, &shown);
         peer.shown = shown;
+        peer.unwanted = unwanted;
+        peer.lacking = count_lacking(peer, held);
     }
 
     /// Returns whether that was news.
     pub(super) fn show(&mut self, slot: usize, piece: PieceIndex, held: &Bitfield) -> bool {
         let peer = &mut self.peers[slot];
+        let lacked = peer.lacks(piece);
         if !peer.shown.insert(piece) {
             return false;
         }
-        peer.lacking -= u32::from(held.contains(piece));
+        peer.lacking -= u32::from(lacked && held.contains(piece));
         if !peer.seeder {
             self.unseen -= usize::from(self.copies[piece.at()] == 0);
             self.copies[piece.at()] += 1;
@@ -213,7 +230,7 @@ impl Neighbours {
         if !peer.shown.remove(piece) {
             return;
         }
-        peer.lacking += u32::from(held.contains(piece));
+        peer.lacking += u32::from(peer.lacks(piece) && held.contains(piece));
         if !peer.seeder {
             self.copies[piece.at()] -= 1;
             self.unseen += usize::from(self.copies[piece.at()] == 0);
@@ -223,14 +240,14 @@ impl Neighbours {
     /// A piece is held here from now on.
     pub(super) fn gained_here(&mut self, piece: PieceIndex) {
         for peer in self.peers.iter_mut().filter(|peer| peer.announced) {
-            peer.lacking += u32::from(!peer.shown.contains(piece));
+            peer.lacking += u32::from(peer.lacks(piece));
         }
     }
 
     /// A piece is held here no more.
     pub(super) fn lost_here(&mut self, piece: PieceIndex) {
         for peer in self.peers.iter_mut().filter(|peer| peer.announced) {
-            peer.lacking -= u32::from(!peer.shown.contains(piece));
+            peer.lacking -= u32::from(peer.lacks(piece));
         }
     }
 
@@ -239,7 +256,7 @@ impl Neighbours {
         for peer in &self.peers {
             assert!(peer.announced || peer.shown.is_empty(), "{:?} shows before it announced", peer.key);
             if peer.announced {
-                assert_eq!(peer.lacking, count_not_in(held, &peer.shown), "what {:?} lacks", peer.key);
+                assert_eq!(peer.lacking, count_lacking(peer, held), "what {:?} lacks", peer.key);
             }
             assert!(peer.abandoned.len() <= ABANDONED_PER_PEER_MAX);
             for piece in peer.shown.iter().filter(|_| !peer.seeder) {
@@ -253,7 +270,13 @@ impl Neighbours {
     }
 }
 
-/// How many pieces of `one` are not in `other`.
-fn count_not_in(one: &Bitfield, other: &Bitfield) -> u32 {
-    one.words().iter().zip(other.words()).map(|(one, other)| (one & !other).count_ones()).sum()
+/// How many pieces of `held` the peer does not show and may want.
+fn count_lacking(peer: &Peer, held: &Bitfield) -> u32 {
+    match &peer.unwanted {
+        Some(_) => held.iter().map(|piece| u32::from(peer.lacks(piece))).sum(),
+        None => {
+            let words = held.words().iter().zip(peer.shown.words());
+            words.map(|(held, shown)| (held & !shown).count_ones()).sum()
+        }
+    }
 }

@@ -5,20 +5,20 @@ use rand::Rng;
 use super::Bitfield;
 use crate::image::PieceIndex;
 
-/// The piece of `offered` that is neither `held` nor `coming` and that fewest neighbours hold; ties at random.
+/// The piece of `offered` that is neither `settled` nor `coming` and that fewest neighbours hold; ties at random.
 ///
 /// Random ties are the point: every neighbour sees nearly the same counts, and a fixed order would send them all
 /// after the same piece (measured at 19 times the bound).
 pub(super) fn rarest(
     offered: &Bitfield,
-    held: &Bitfield,
+    settled: &Bitfield,
     coming: &Bitfield,
     copies: &[u16],
     rng: &mut impl Rng,
 ) -> Option<PieceIndex> {
     let mut fewest = u16::MAX;
     let mut ties = 0u32;
-    for_each_wanted(offered, held, coming, |piece| {
+    for_each_wanted(offered, settled, coming, |piece| {
         let copies = copies[piece.at()];
         if copies < fewest {
             fewest = copies;
@@ -33,7 +33,7 @@ pub(super) fn rarest(
     }
     let mut skip = if ties == 1 { 0 } else { rng.random_range(0..ties) };
     let mut chosen = None;
-    for_each_wanted(offered, held, coming, |piece| {
+    for_each_wanted(offered, settled, coming, |piece| {
         if copies[piece.at()] != fewest {
             return true;
         }
@@ -47,17 +47,17 @@ pub(super) fn rarest(
     chosen
 }
 
-/// Calls `visit` for each piece of `offered` that is neither `held` nor `coming`, until it returns false.
+/// Calls `visit` for each piece of `offered` that is neither `settled` nor `coming`, until it returns false.
 fn for_each_wanted(
     offered: &Bitfield,
-    held: &Bitfield,
+    settled: &Bitfield,
     coming: &Bitfield,
     mut visit: impl FnMut(PieceIndex) -> bool,
 ) {
-    let words = offered.words().iter().zip(held.words()).zip(coming.words());
+    let words = offered.words().iter().zip(settled.words()).zip(coming.words());
     let mut base = 0;
-    for ((offered, held), coming) in words {
-        let mut wanted = offered & !held & !coming;
+    for ((offered, settled), coming) in words {
+        let mut wanted = offered & !settled & !coming;
         while wanted != 0 {
             if !visit(PieceIndex::new(base + wanted.trailing_zeros())) {
                 return;

@@ -1,8 +1,9 @@
-//! Scripts under virtual time: here and in `seeding` one exchange with the test as its
+//! Scripts under virtual time: here, in `seeding` and in `unwanted` one exchange with the test as its
 //! neighbours, in `swarm` many exchanges.
 
 mod seeding;
 mod swarm;
+mod unwanted;
 
 use std::collections::BTreeSet;
 
@@ -410,8 +411,25 @@ fn a_corrupt_piece_is_missing_again_and_its_sender_gone() {
 }
 
 #[test]
+fn a_dropped_piece_is_missing_again_and_nobody_is_blamed() {
+    let mut node = Solo::node(1, []);
+    node.meet_node(at(0), 1, [0]);
+    node.say(at(0), 1, Message::Grant(None));
+    assert_eq!(node.exchange.handle_received(at(1), PeerKey(1), piece(0)), Receipt::Wanted);
+    assert_eq!(node.say(at(2), 1, Message::Grant(None)), [send(1, Message::Decline(Declined::Nothing))]);
+    node.exchange.handle_dropped(at(3), piece(0));
+    assert_eq!(node.drain(), []);
+    assert_eq!(node.say(at(4), 1, Message::Grant(None)), [send(1, Message::Request(piece(0)))]);
+    // What is not being written cannot be dropped.
+    node.exchange.handle_dropped(at(5), piece(0));
+    assert_eq!(node.exchange.handle_received(at(6), PeerKey(1), piece(0)), Receipt::Wanted);
+}
+
+#[test]
 fn what_the_protocol_forbids_disconnects() {
-    let forbidden: [(&str, &[Message]); 8] = [
+    let selective = Announcement::Selective { held: Bitfield::empty(2), unwanted: Bitfield::empty(9) };
+    let forbidden: [(&str, &[Message]); 9] = [
+        ("unwanted pieces of another list", &[Message::Announce(selective)]),
         ("a have before the announcement", &[Message::Have(vec![PieceIndex::new(0)])]),
         (
             "a second announcement",

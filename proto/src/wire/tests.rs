@@ -29,9 +29,11 @@ fn every_frame_comes_back_as_it_went() {
     let query = Query::Name("debian".parse().unwrap());
     let mut held = Bitfield::empty(list.len());
     held.insert(list.index(69).unwrap());
+    let unwanted = Bitfield::full(list.len());
     let messages = [
         Message::Announce(Announcement::Seeder),
-        Message::Announce(Announcement::Held(held)),
+        Message::Announce(Announcement::Held(held.clone())),
+        Message::Announce(Announcement::Selective { held, unwanted }),
         Message::Have(list.indexes().collect()),
         Message::Grant(None),
         Message::Grant(list.index(0)),
@@ -45,7 +47,7 @@ fn every_frame_comes_back_as_it_went() {
         let frame = Frame::Trade(TradeFrame::new(7, message.clone()));
         let Frame::Trade(back) = Frame::decode(&frame.clone().encode()).unwrap() else { panic!("{frame:?}") };
         assert_eq!(back.exchange, 7);
-        assert_eq!(back.check(&list).unwrap(), message);
+        assert_eq!(back.check(&list).unwrap(), (message, None));
     }
     let frames = [
         Frame::Hello(Hello { role: PeerRole::Seeder, ports: vec![1, 65535], rack: "r/1".into() }),
@@ -72,12 +74,56 @@ fn what_does_not_fit_the_list_is_refused() {
     for message in outside {
         assert!(TradeFrame::new(0, message.clone()).check(&short).is_err(), "{message:?}");
     }
-    let stray = generated::Announce { seeder: false, bitfield: vec![0xff; 9] };
-    let stray = TradeFrame { exchange: 0, body: generated::trade::Body::Announce(stray) };
-    assert!(stray.check(&long).is_err(), "two stray bits after piece 69");
-    let hidden = generated::Announce { seeder: true, bitfield: vec![0] };
-    let hidden = TradeFrame { exchange: 0, body: generated::trade::Body::Announce(hidden) };
-    assert!(hidden.check(&long).is_err());
+    let announced = |seeder, bitfield: &[u8], unwanted: &[u8]| {
+        let (bitfield, unwanted) = (bitfield.to_vec(), unwanted.to_vec());
+        let body = generated::trade::Body::Announce(generated::Announce { seeder, bitfield, unwanted });
+        TradeFrame { exchange: 0, body }.check(&long)
+    };
+    assert!(announced(false, &[0; 9], &[0; 9]).is_ok());
+    assert!(announced(false, &[0xff; 9], &[]).is_err(), "two stray bits after piece 69");
+    assert!(announced(false, &[0; 9], &[0xff; 9]).is_err(), "two stray bits after piece 69");
+    assert!(announced(false, &[0; 9], &[0; 8]).is_err(), "a byte too few");
+    assert!(announced(true, &[0], &[]).is_err());
+    assert!(announced(true, &[], &[0]).is_err());
+}
+
+fn part_request(piece: u32, part: u32, ranges: &[u32]) -> TradeFrame {
+    let request = generated::PartRequest { piece, part, ranges: ranges.to_vec() };
+    TradeFrame { exchange: 7, body: generated::trade::Body::RequestPart(request) }
+}
+
+#[test]
+fn a_request_for_a_part_comes_back_as_it_went() {
+    let list = list(70);
+    let piece = list.index(69).unwrap();
+    let ranges = ByteRanges::covering([3..9, 20..70]).unwrap();
+    let part = Part { number: NonZeroU8::MAX, ranges };
+    let frame = Frame::Trade(TradeFrame::request_part(7, piece, &part));
+    let Frame::Trade(back) = Frame::decode(&frame.clone().encode()).unwrap() else { panic!("{frame:?}") };
+    assert_eq!(back, part_request(69, 255, &[3, 6, 20, 50]));
+    assert_eq!(back.check(&list).unwrap(), (Message::Request(piece), Some(part)));
+}
+
+#[test]
+fn a_request_for_a_part_that_cannot_be_is_refused_in_words() {
+    let list = list(70);
+    let refused = [
+        (part_request(70, 1, &[0, 1]), "piece 70 of a list of 70"),
+        (part_request(69, 0, &[0, 1]), "its number is 0, not 1 to 255"),
+        (part_request(69, 256, &[0, 1]), "its number is 256, not 1 to 255"),
+        (part_request(69, 1, &[]), "0 ranges where 1 to 64 are allowed"),
+        (part_request(69, 1, &[0, 1, 5]), "a range without a length"),
+        (part_request(69, 1, &[1; 130]), "65 ranges where 1 to 64 are allowed"),
+        (part_request(69, 1, &[0, 1, 5, 0]), "an empty range at 5"),
+        (part_request(69, 1, &[0, 9, 8, 1]), "a range at 8 that overlaps"),
+        (part_request(69, 1, &[0, 9, 9, 1]), "a range at 9 that overlaps, touches"),
+        (part_request(69, 1, &[30, 9, 3, 1]), "a range at 3 that overlaps, touches or comes before"),
+        (part_request(69, 1, &[60, 11]), "a range that ends at 71 in a piece of 70 bytes"),
+    ];
+    for (frame, why) in refused {
+        let error = frame.clone().check(&list).unwrap_err().to_string();
+        assert!(error.contains(why), "{frame:?}: {error}");
+    }
 }
 
 #[test]
@@ -126,9 +172,9 @@ fn every_bound_is_kept() {
 
 #[test]
 fn a_bulk_header_is_sixteen_bytes_and_its_spare_ones_are_zero() {
-    let header = BulkHeader { exchange: 1, piece: 0x0102_0304, encoding: 1, payload_bytes: 5 };
+    let header = BulkHeader { exchange: 1, piece: 0x0102_0304, encoding: 1, part: 9, payload_bytes: 5 };
     let bytes = header.to_bytes();
-    assert_eq!(bytes, [1, 0, 0, 0, 4, 3, 2, 1, 1, 0, 0, 0, 5, 0, 0, 0]);
+    assert_eq!(bytes, [1, 0, 0, 0, 4, 3, 2, 1, 1, 9, 0, 0, 5, 0, 0, 0]);
     assert_eq!(BulkHeader::from_bytes(&bytes).unwrap(), header);
     let mut stray = bytes;
     stray[10] = 1;

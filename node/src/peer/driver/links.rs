@@ -113,7 +113,21 @@ impl Driver {
                     link.note_confirmed(now);
                 }
                 if let Some(trade) = self.trades.get_mut(number) {
+                    if trade.exchange.held().contains(piece) {
+                        self.around.shelves.discard(&trade.list.piece(piece).cid);
+                    }
                     trade.exchange.handle_lost(now, piece);
+                    self.call_off(number, piece);
+                    self.drain(number);
+                }
+            }
+            FromLink::Unsent { to, exchange: number, piece } => {
+                let now = self.now();
+                if let Some(link) = self.links.get_mut(&to) {
+                    link.note_confirmed(now);
+                }
+                if let Some(trade) = self.trades.get_mut(number) {
+                    trade.exchange.handle_unsent(now, to, piece);
                     self.drain(number);
                 }
             }
@@ -156,9 +170,17 @@ impl Driver {
             Frame::Trade(frame) => {
                 let Some(number) = self.number_of(key, frame.exchange) else { return };
                 let Some(trade) = self.trades.get_mut(number) else { return };
-                match frame.check(&trade.list) {
-                    Ok(message) => trade.exchange.handle_message(now, key, message),
+                let (message, part) = match frame.check(&trade.list) {
+                    Ok(checked) => checked,
                     Err(error) => return self.fault(key, &error.to_string()),
+                };
+                let cancelled = if let Message::Cancel(piece) = message { Some(piece) } else { None };
+                if let (Message::Request(piece), Some(link)) = (&message, self.links.get_mut(&key)) {
+                    link.note_request(number, *piece, part);
+                }
+                trade.exchange.handle_message(now, key, message);
+                if let Some(piece) = cancelled {
+                    self.call_off(number, piece);
                 }
                 self.drain(number);
             }
@@ -235,10 +257,15 @@ impl Driver {
                 PeerRole::Seeder => Role::Seeder,
                 PeerRole::Node => Role::Node,
             };
-            let held = Bitfield::full(offer.list.len());
             let (done, _) = oneshot::channel();
-            let request =
-                TradeRequest { list: offer.list, kind: offer.kind, held, sink: Arc::new(StoreOnly), done };
+            let request = TradeRequest {
+                held: Bitfield::full(offer.list.len()),
+                unwanted: Bitfield::empty(offer.list.len()),
+                list: offer.list,
+                kind: offer.kind,
+                sink: Arc::new(StoreOnly),
+                done,
+            };
             Some(self.start_trade(request, role))
         });
         if let Some(number) = number {
@@ -250,11 +277,11 @@ impl Driver {
 
     fn handle_piece(&mut self, received: ReceivedPiece) {
         let now = self.now();
-        let ReceivedPiece { from, exchange, piece, block, permit } = received;
+        let ReceivedPiece { from, exchange, piece, delivery, permit } = received;
         let Some(number) = self.number_of(from, exchange) else { return };
         self.send(from, Frame::Arrived { exchange, piece: piece.get() });
         let (Some(link), Some(trade)) = (self.links.get(&from), self.trades.get_mut(number)) else { return };
-        let bytes = block.payload.len() as u64;
+        let bytes = delivery.payload().len() as u64;
         if link.is_seeder() {
             self.traffic.from_seeders_bytes += bytes;
         } else {
@@ -263,8 +290,9 @@ impl Driver {
         self.traffic.pieces_received += 1;
         match trade.exchange.handle_received(now, from, piece) {
             Receipt::Wanted => {
-                let sink = trade.sink.clone();
-                self.verifiers.submit(Job { trade: number, from, piece, block, sink, permit });
+                let (sink, raw_bytes) = (trade.sink.clone(), trade.list.piece(piece).raw_bytes);
+                let job = Job { trade: number, from, piece, raw_bytes, delivery, sink, permit };
+                self.verifiers.submit(job);
             }
             Receipt::Duplicate => self.traffic.duplicate_bytes += bytes,
             Receipt::Unrequested => {}
