@@ -2,7 +2,8 @@
 //!
 //! [`Peer`] is the handle; behind it one driver task ([`driver`]) owns the libp2p swarm and every
 //! [`Exchange`](shoal_proto::exchange::Exchange). Around the driver, per connection, four tasks move frames and pieces
-//! ([`link`]); verification threads decode, hash and store ([`verify`]), blocking ones read what others ask for ([`serve`]).
+//! ([`link`]); verification threads decode, hash and store ([`verify`]); blocking ones read what others ask for
+//! ([`serve`]).
 //!
 //! **Invariant:** only this folder knows libp2p. **Invariant:** no byte reaches the store or a [`PieceSink`] before
 //! its block was decoded within the length that the signed list states and hashed to the name in it.

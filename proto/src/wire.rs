@@ -14,8 +14,8 @@
 //! ```
 //!
 //! `exchange` is the sender's number for the piece list, as it said in its `Join`; `part` is zero for a whole piece,
-//! else the requester's number for the ranges that it asked for, whose bytes the payload has in a row. Generated types become checked
-//! types in this file and nowhere else. Changing either layout is a new protocol name ([`CONTROL_PROTOCOL`]).
+//! else the requester's number for the ranges that it asked for, whose bytes the payload has in a row. Generated types
+//! become checked types in this file and nowhere else. Changing either layout is a new protocol name ([`CONTROL_PROTOCOL`]).
 
 mod ranges;
 

@@ -121,7 +121,7 @@ async fn scene(pieces: u32) -> Scene {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_lies_in_a_part_until_thrown_out_and_the_piece_comes_from_elsewhere() {
+async fn who_lies_in_a_part_is_thrown_out_and_the_piece_comes_from_elsewhere() {
     let Scene { node, list, blocks, trade, mut stranger, piece, part, _dir } = scene(3).await;
     let lie = EncodedPart::encode(list.piece(piece).cid, &vec![7; part.ranges.bytes() as usize]);
     stranger.send(piece, &Delivery::Part(part, lie)).await;

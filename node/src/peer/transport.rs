@@ -55,3 +55,59 @@ fn multiplexing() -> yamux::Config {
     config.set_max_num_streams(STREAMS_MAX);
     config
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::pin::Pin;
+
+    use futures::{AsyncWriteExt, StreamExt};
+    use libp2p::core::muxing::{StreamMuxer, StreamMuxerExt};
+    use libp2p::core::transport::{DialOpts, ListenerId, MemoryTransport, PortUse, TransportEvent};
+    use libp2p::core::upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade};
+    use libp2p::core::{Endpoint, Transport};
+
+    use super::*;
+
+    /// Accepts streams until the connection ends; returns how many there were.
+    async fn count_streams(mut muxer: impl StreamMuxer + Unpin) -> usize {
+        let mut streams = Vec::new();
+        loop {
+            match poll_fn(|cx| Pin::new(&mut muxer).poll_inbound(cx)).await {
+                Ok(stream) => streams.push(stream),
+                Err(_) => return streams.len(),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_with_too_many_streams_ends() {
+        let mut transport = MemoryTransport::default().boxed();
+        transport.listen_on(ListenerId::next(), "/memory/0".parse().unwrap()).unwrap();
+        let Some(TransportEvent::NewAddress { listen_addr, .. }) = transport.next().await else {
+            panic!("it listens")
+        };
+        let dial = DialOpts { role: Endpoint::Dialer, port_use: PortUse::Reuse };
+        let dialed = transport.dial(listen_addr, dial).unwrap();
+        let accepted = async {
+            match transport.next().await {
+                Some(TransportEvent::Incoming { upgrade, .. }) => upgrade.await.unwrap(),
+                event => panic!("{event:?}"),
+            }
+        };
+        let (dialed, accepted) = futures::join!(dialed, accepted);
+        let bounded = multiplexing().upgrade_inbound(accepted, "").await.unwrap();
+        let mut greedy = yamux::Config::default().upgrade_outbound(dialed.unwrap(), "").await.unwrap();
+        let counted = tokio::spawn(count_streams(bounded));
+        let mut streams = Vec::new();
+        for _ in 0..=STREAMS_MAX {
+            let mut stream = poll_fn(|cx| greedy.poll_outbound_unpin(cx)).await.unwrap();
+            stream.write_all(b"x").await.unwrap();
+            streams.push(stream);
+        }
+        // Drives the connection until the other side has had enough.
+        let driven = async { while poll_fn(|cx| greedy.poll_unpin(cx)).await.is_ok() {} };
+        tokio::time::timeout(Duration::from_secs(60), driven).await.expect("it ends");
+        assert_eq!(counted.await.unwrap(), STREAMS_MAX);
+    }
+}

@@ -157,3 +157,24 @@ async fn an_unwanted_piece_does_not_travel_and_a_trade_is_complete_without_it() 
         assert_eq!(node.store.contains(&list.piece(piece).cid), !unwanted.contains(piece), "{piece}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_part_is_cut_from_a_damaged_block_which_is_fetched_and_stored_again() {
+    let (list, blocks, raw) = noise(4);
+    let mut damaged = blocks.clone();
+    damaged[1] = EncodedBlock { cid: blocks[1].cid, ..EncodedBlock::encode(&[7; PIECE_BYTES], 3) };
+    let source = Member::start(PeerRole::Node, 1, Shelf(None), &damaged, &[]).await;
+    let _serving = source.hold(&list, Arc::new(StoreOnly)).await;
+    let node = Member::start(PeerRole::Node, 1, Shelf(None), &[], &[&source]).await;
+    let sink = Drifted::new(&raw, &[], &[]);
+    let trade = node.fetch(&list, sink.clone()).await;
+    node.reaches(|trade| trade.held == 3).await;
+    source.reaches(|trade| trade.held == 3).await;
+    let other = Member::start(PeerRole::Node, 1, Shelf(None), &blocks, &[&source, &node]).await;
+    let _also_serving = other.hold(&list, Arc::new(StoreOnly)).await;
+    within(trade.completed()).await.unwrap();
+    sink.check_written(&list);
+    source.reaches(|trade| trade.held == 4).await;
+    assert!(source.store.get(&blocks[1].cid).unwrap().unwrap().decode().is_ok());
+    assert_eq!(node.peer.status().await.unwrap().traffic.corrupt_bytes, 0);
+}

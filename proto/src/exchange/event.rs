@@ -59,7 +59,8 @@ pub enum Event {
     Duplicate { piece: PieceIndex, from: PeerKey },
     /// All bytes of a piece were handed to this peer's connection.
     Sent { piece: PieceIndex, to: PeerKey },
-    /// This side holds every piece that it wants: said when the last missing one is stored, not when it started with all.
+    /// This side holds every piece that it wants: said when the last missing one is stored, not when it started with
+    /// all.
     Complete,
     /// Every piece is held by at least one neighbour (seeder only; said once per change).
     Replicated,

@@ -79,7 +79,7 @@ impl Peer {
     }
 
     /// Whether it does not show a piece that it may want.
-    fn lacks(&self, piece: PieceIndex) -> bool {
+    pub(super) fn lacks(&self, piece: PieceIndex) -> bool {
         !self.shown.contains(piece) && self.unwanted.as_ref().is_none_or(|unwanted| !unwanted.contains(piece))
     }
 

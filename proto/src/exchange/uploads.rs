@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rand::Rng;
 
-use super::neighbours::Upload;
+use super::neighbours::{Peer, Upload};
 use super::pace::percent;
 use super::{Declined, Event, Exchange, Fault, Message, Output, PeerKey};
 use crate::image::PieceIndex;
@@ -63,25 +63,28 @@ impl Exchange {
 
     /// Gives the next piece that nobody shows to the next neighbour in turn. False when there is none of either.
     fn grant_by_name(&mut self, now: Time) -> bool {
+        let look_again = now + self.repair_after();
         let Some(seeding) = &mut self.seeding else { return false };
-        let Some(piece) = seeding.next(self.neighbours.copies(), &mut self.rng) else { return false };
-        let last = seeding.last_target;
         let peers = self.neighbours.all();
         let brisk = peers.iter().any(|peer| peer.announced && !peer.seeder && peer.slow_until <= now);
-        let start = last.map_or(0, |last| peers.partition_point(|peer| peer.key <= last));
+        let start = seeding.last_target.map_or(0, |last| peers.partition_point(|peer| peer.key <= last));
         let (before, after) = peers.split_at(start);
-        let Some(target) = after
-            .iter()
-            .chain(before)
-            .find(|peer| peer.is_grantable(now) && (!brisk || peer.slow_until <= now))
-            .map(|peer| peer.key)
-        else {
-            return false;
-        };
-        seeding.take(piece);
-        seeding.last_target = Some(target);
-        self.grant(now, target, Some(piece));
-        true
+        let ready = |peer: &&Peer| peer.is_grantable(now) && (!brisk || peer.slow_until <= now);
+        let mut in_turn = after.iter().chain(before).filter(ready).peekable();
+        while let Some(piece) = seeding.next(self.neighbours.copies(), &mut self.rng) {
+            if in_turn.peek().is_none() {
+                return false;
+            }
+            seeding.take(piece);
+            if let Some(target) = in_turn.clone().find(|peer| peer.lacks(piece)).map(|peer| peer.key) {
+                seeding.last_target = Some(target);
+                self.grant(now, target, Some(piece));
+                return true;
+            }
+            // None of them wants it: others may come.
+            seeding.watch(piece, look_again);
+        }
+        false
     }
 
     /// Grants a piece of its choice to the less complete of a few random candidates, who is one no more.

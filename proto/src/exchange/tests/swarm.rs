@@ -342,6 +342,28 @@ fn a_node_that_holds_most_already_fetches_and_causes_only_the_rest() {
 }
 
 #[test]
+fn nodes_that_want_different_pieces_complete_and_fall_silent() {
+    let mut net = Net::new(60);
+    let seeder = net.seeder();
+    let mut hosts = net.nodes(9);
+    for (number, &host) in hosts.iter().enumerate() {
+        // A third of the pieces is unwanted by each node, a few others by all but one or by all.
+        let unwanted = (0..60).filter(|&piece| (piece as usize + number) % 3 == 0 || piece > 55);
+        let unwanted = set(60, unwanted.filter(|&piece| number > 0 || piece != 56));
+        net.hosts[host] = net.hosts[host].take().map(|exchange| exchange.without(unwanted));
+    }
+    hosts.push(seeder);
+    net.connect_all(&hosts);
+    net.finish();
+    assert!(net.now < at(10_000), "it took until {:?}", net.now);
+    assert!(net.pieces_sent[seeder] <= 60, "{} pieces from the seeder", net.pieces_sent[seeder]);
+    while net.step() {
+        assert!(net.now < DEADLINE, "they never fall silent");
+    }
+    assert_eq!((net.faults, net.duplicates), (vec![], 0));
+}
+
+#[test]
 fn two_seeders_share_the_first_copy() {
     let mut net = Net::new(100);
     let seeders = [net.seeder(), net.seeder()];
