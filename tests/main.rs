@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod debian;
+mod fidelity;
 mod fleet;
 mod install;
 mod memory;

@@ -1,0 +1,130 @@
+//! Capture, install, compare: everything that a tree can have, from every file system to every other.
+//!
+//! A case that a file system cannot hold is a *loss* there: the table says which difference it leaves, and the report
+//! of the install must name it. Nothing else may differ, and nothing may be reported that does not.
+
+mod cases;
+mod copy;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use cases::{At, Case};
+use copy::{Copied, Memory};
+use harness::{Disk, FileSystem, Node, Process, Publisher, is_root, number, skipped};
+
+/// The tree of all cases that a file system holds.
+struct Source {
+    kind: FileSystem,
+    root: PathBuf,
+    cases: Vec<Case>,
+}
+
+impl Source {
+    fn build(disk: &Disk) -> Self {
+        let (kind, root, outside) = (disk.kind(), disk.path().join("source"), disk.path().join("outside"));
+        fs::create_dir(&root).unwrap();
+        fs::create_dir(&outside).unwrap();
+        let mut cases = cases::all();
+        // What nothing holds is made everywhere: it is lost everywhere.
+        cases.retain(|case| case.holds.contains(&kind) || case.holds.is_empty());
+        for case in &cases {
+            let at = At { root: root.clone(), folder: root.join(case.name), outside: outside.clone() };
+            fs::create_dir(&at.folder).unwrap();
+            (case.build)(&at).unwrap_or_else(|error| panic!("{} on {}: {error}", case.name, kind.name()));
+        }
+        Self { kind, root, cases }
+    }
+
+    /// Cases that lose something on `target`.
+    fn lost_on(&self, target: FileSystem) -> impl Iterator<Item = &Case> {
+        self.cases.iter().filter(move |case| !case.holds.contains(&target))
+    }
+
+    /// What must differ on `target`, and nothing else.
+    fn expected(&self, target: FileSystem) -> BTreeSet<(PathBuf, &'static str)> {
+        self.lost_on(target)
+            .flat_map(|case| case.lost.iter().map(|(path, what)| (Path::new(case.name).join(path), *what)))
+            .collect()
+    }
+}
+
+fn found(source: &Path, target: &Path) -> BTreeSet<(PathBuf, &'static str)> {
+    harness::compare(source, target).unwrap().into_iter().map(|one| (one.path, one.what)).collect()
+}
+
+/// What is wrong with a copy: it differs otherwise than in what it cannot hold, or its losses are not those reported.
+fn faults(source: &Source, target: &Path, kind: FileSystem, reported: &BTreeSet<PathBuf>) -> Vec<String> {
+    let (found, expected) = (found(&source.root, target), source.expected(kind));
+    let pair = format!("{} to {}", source.kind.name(), kind.name());
+    let lost: BTreeSet<&PathBuf> = expected.iter().map(|(path, _)| path).collect();
+    let reported: BTreeSet<&PathBuf> = reported.iter().collect();
+    let mut faults = Vec::new();
+    let mut add = |what: &str, one: &dyn std::fmt::Debug| faults.push(format!("{pair}: {what}: {one:?}"));
+    found.difference(&expected).for_each(|one| add("differs", one));
+    expected.difference(&found).for_each(|one| add("is lost, says the table", one));
+    reported.difference(&lost).for_each(|one| add("is reported for no reason", one));
+    lost.difference(&reported).for_each(|one| add("is not reported", one));
+    faults
+}
+
+fn disks() -> Vec<Disk> {
+    FileSystem::ALL.into_iter().filter_map(Disk::new).collect()
+}
+
+#[test]
+fn every_tree_comes_back_on_every_file_system_that_can_hold_it() {
+    if !is_root() {
+        return skipped("needs root");
+    }
+    let disks = disks();
+    let sources: Vec<Source> = disks.iter().map(Source::build).collect();
+    let mut all = Vec::new();
+    for source in &sources {
+        let blocks = Memory::default();
+        let captured = blocks.capture(&source.root, &[]);
+        assert_eq!((captured.report.sockets, captured.report.mounts), (1, 2));
+        for disk in &disks {
+            let target = disk.path().join(format!("from {}", source.kind.name()));
+            fs::create_dir(&target).unwrap();
+            let Copied { mut losses } = blocks.apply(&captured.root, &target);
+            // The capture left it out already.
+            losses.insert("a socket/socket".into());
+            all.extend(faults(source, &target, disk.kind(), &losses));
+            // With what is lost left out, source and copy are one image.
+            let lossy: Vec<String> =
+                source.lost_on(disk.kind()).map(|case| format!("/{}", case.name)).collect();
+            let image = |tree: &Path| Memory::default().capture(tree, &lossy).root.image_id();
+            if image(&source.root) != image(&target) {
+                all.push(format!("{} to {}: other image", source.kind.name(), disk.kind().name()));
+            }
+        }
+    }
+    assert!(all.is_empty(), "{all:#?}");
+}
+
+/// What the table does with the library, once with the programs.
+#[test]
+fn a_seeder_and_a_node_bring_the_whole_table_to_another_disk() {
+    if !is_root() {
+        return skipped("needs root");
+    }
+    let (publisher, node) = (Publisher::new(), Node::new());
+    let disk = Disk::new(FileSystem::Ext4).expect("every Linux has mkfs.ext4");
+    let target = Disk::at(FileSystem::Ext4, &node.target()).expect("as before");
+    let source = Source::build(&disk);
+    fs::remove_dir(node.target().join("lost+found")).unwrap();
+    let captured = publisher.capture(&source.root, "table");
+    let server = publisher.serve(&[]);
+    let arguments = ["--image", "table", "--seed-for", "0s"];
+    let installed =
+        Process::start(node.install_command(&server.ticket, &arguments)).finish().expect_success();
+    let report: serde_json::Value = serde_json::from_str(&installed.stdout.concat()).unwrap();
+    assert_eq!(number(&report, "entries"), number(&captured, "entries"));
+    let losses = BTreeSet::from(["a socket/socket".into()]);
+    assert_eq!(faults(&source, target.path(), target.kind(), &losses), [""; 0]);
+    let mut verify = node.command(&["verify", "--json"]);
+    verify.arg("--target").arg(node.target());
+    Process::start(verify).finish().expect_success();
+}
