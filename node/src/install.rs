@@ -503,7 +503,7 @@ impl Directory for KnownImage {
     }
 }
 
-/// The kind of drift that a loss will show as. A device that could not be made is missing, and stays so.
+/// The kind of drift that a loss will show as. A device or link that could not be made is missing, and stays so.
 fn drift_of(aspect: Aspect) -> Option<DriftKind> {
     match aspect {
         Aspect::Owner => Some(DriftKind::Owner),
@@ -511,7 +511,8 @@ fn drift_of(aspect: Aspect) -> Option<DriftKind> {
         Aspect::Xattr => Some(DriftKind::Xattr),
         Aspect::Time => Some(DriftKind::Mtime),
         Aspect::Flags => Some(DriftKind::Flags),
-        Aspect::Device => None,
+        Aspect::Project => Some(DriftKind::Project),
+        Aspect::Device | Aspect::Target => None,
     }
 }
 

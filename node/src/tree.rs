@@ -12,6 +12,7 @@ pub mod capture;
 pub mod clear;
 pub mod exclude;
 mod metadata;
+mod project;
 mod root;
 pub mod verify;
 

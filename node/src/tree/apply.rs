@@ -243,13 +243,13 @@ impl Target {
 
     /// Counts what cannot be helped as a loss; anything else is an error.
     fn fail_or_lose(&self, path: ImagePath, aspect: Aspect, error: Errno) -> Result<(), ApplyError> {
-        let cannot_hold = matches!(error, Errno::OPNOTSUPP | Errno::NOTTY | Errno::TOOBIG)
+        // Root may not everything either: in a container, or on a file system without owners.
+        let may_not = matches!(error, Errno::PERM | Errno::ACCESS);
+        let cannot_hold = matches!(error, Errno::OPNOTSUPP | Errno::NOTTY | Errno::TOOBIG | Errno::INVAL)
             || aspect == Aspect::Xattr && matches!(error, Errno::NOSPC | Errno::RANGE)
-            || aspect == Aspect::Flags && error == Errno::INVAL;
-        let may_not = !self.privileged && matches!(error, Errno::PERM | Errno::ACCESS | Errno::INVAL);
-        let may_not = may_not && aspect != Aspect::Time;
-        let holdable = matches!(aspect, Aspect::Owner | Aspect::Device | Aspect::Mode | Aspect::Time);
-        if !may_not && (holdable || !cannot_hold) {
+            || aspect == Aspect::Target && error == Errno::NAMETOOLONG
+            || aspect == Aspect::Time && error == Errno::OVERFLOW;
+        if !may_not && !cannot_hold {
             return Err(ApplyError::Set { path, aspect, source: error });
         }
         let mut losses = self.losses.lock().unwrap_or_else(PoisonError::into_inner);

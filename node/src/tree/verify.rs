@@ -25,6 +25,7 @@ use shoal_proto::image::path::Component;
 use shoal_proto::image::tree::Entry;
 
 use super::metadata::{self, Inode, ReadError};
+use super::project;
 use super::root::{self, Directories};
 
 /// How closely to look.
@@ -52,6 +53,7 @@ pub enum DriftKind {
     /// ACLs and capabilities among them.
     Xattr,
     Flags,
+    Project,
     LinkTarget,
     Device,
     /// It shares its inode with other names than the image says.
@@ -389,6 +391,9 @@ impl Comparison<'_> {
         }
         if metadata::read_flags(fd)? != entry.attributes().flags() {
             kinds.push(DriftKind::Flags);
+        }
+        if project::read(fd)? != entry.attributes().project() {
+            kinds.push(DriftKind::Project);
         }
         Ok(kinds)
     }

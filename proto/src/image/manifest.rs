@@ -27,7 +27,7 @@
 //!              7 fifo
 //! time         0–15 that of the 16 last different ones, last used first;  16 ±n seconds follow;
 //!              17 ±n seconds and n nanoseconds, not zero, follow
-//! attributes   n mode, n uid, n gid, n flags, n xattrs, each b* name, b* value, sorted by name
+//! attributes   n mode, n uid, n gid, n flags, n project, n xattrs, each b* name, b* value, sorted by name
 //! ```
 //!
 //! *The next chunk* is one after the chunk that was named last, 0 at first. A segment is never empty, and no two

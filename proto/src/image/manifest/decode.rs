@@ -279,6 +279,7 @@ impl ManifestDecoder {
         }
         let (mode, uid, gid) = (reader.varint_u32()?, reader.varint_u32()?, reader.varint_u32()?);
         let flags = InodeFlags::from_bits(reader.varint_u32()?).ok_or(ManifestError::Number)?;
+        let project = reader.varint_u32()?;
         let count = reader.length(XATTRS_MAX)?;
         let mut xattrs = Vec::new();
         for _ in 0..count {
@@ -287,6 +288,7 @@ impl ManifestDecoder {
             xattrs.push(Xattr { name, value });
         }
         let attributes = Attributes::new(mode, uid, gid, flags, xattrs)
+            .and_then(|attributes| attributes.with_project(project))
             .map_err(|source| ManifestError::Entry { entry, source })?;
         if self.tree.knows(&attributes) {
             return Err(ManifestError::NotCanonical("attributes spelt out").into());
