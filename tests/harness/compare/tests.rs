@@ -140,7 +140,9 @@ const CASES: &[Case] = &[
             let path = root.join("root/disk");
             fs::remove_file(&path).ok()?;
             let device = rustix::fs::makedev(259, 8);
-            rustix::fs::mknodat(CWD, path, FileType::BlockDevice, Mode::from_raw_mode(0o660), device).ok()
+            rustix::fs::mknodat(CWD, &path, FileType::BlockDevice, Mode::from_raw_mode(0o660), device)
+                .ok()?;
+            fs::set_permissions(path, fs::Permissions::from_mode(0o660)).ok()
         },
         &["\"root/disk\": device"],
     ),
