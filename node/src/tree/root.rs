@@ -74,6 +74,8 @@ pub(super) fn proc_path(dir: &OwnedFd, name: &[u8]) -> Vec<u8> {
 }
 
 /// Removes whatever is called `name` in `dir`, with all that is in it, immutable or not. Nothing there is fine.
+///
+/// What is mounted there stays as it is, and is an error: `EBUSY`.
 pub(super) fn remove(dir: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
     match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
         Err(Errno::NOENT) => return Ok(()),
@@ -91,12 +93,20 @@ pub(super) fn remove(dir: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
         return rustix::fs::unlinkat(dir, name, AtFlags::empty());
     }
     let inner = open_directory_in(dir, name)?;
+    if mount(&stat(&inner)?) != mount(&stat(dir)?) {
+        return Err(Errno::BUSY);
+    }
     // Its owner may have closed it; a failure shows when the removal fails.
     let _ = super::metadata::open_for_filling(&inner);
     for below in list(&inner)? {
         remove(&inner, &below)?;
     }
     rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR)
+}
+
+/// Which mount something is on.
+fn mount(stat: &Statx) -> (u32, u32, u64) {
+    (stat.stx_dev_major, stat.stx_dev_minor, stat.stx_mnt_id)
 }
 
 /// The names in a directory, sorted by bytes, without `.` and `..`.

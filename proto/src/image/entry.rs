@@ -16,6 +16,8 @@ pub const XATTRS_BYTES_MAX: usize = 1 << 20;
 pub const SEGMENTS_MAX: usize = 1 << 20;
 /// Largest file, holes included.
 pub const FILE_BYTES_MAX: u64 = i64::MAX as u64;
+/// Largest major and minor number of a device: Linux has 12 and 20 bits for them and drops others without a word.
+pub const DEVICE_NUMBERS_MAX: (u32, u32) = (0xfff, 0xf_ffff);
 /// Permission, set-id and sticky bits.
 pub const MODE_MASK: u32 = 0o7777;
 /// `chown` takes this number for "leave it".
@@ -93,7 +95,7 @@ pub struct Attributes {
 /// Attributes or times that no inode can have.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EntryError {
-    #[error("mode {0:o} has bits beyond 7777")]
+    #[error("mode {0:o}, which has bits beyond 7777")]
     Mode(u32),
     #[error("owner or group 4294967295, which means none")]
     Owner,

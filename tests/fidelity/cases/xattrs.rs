@@ -72,6 +72,13 @@ pub(super) const CASES: &[Case] = &[
         lost: &[("f", "extended attributes")],
     },
     Case {
+        // Of an overlay above this file system; a mark of its own to whoever has that mounted.
+        name: "attributes of an overlay",
+        holds: &[],
+        build: |at| xattr(&at.folder("d")?, b"trusted.overlay.opaque", b"y"),
+        lost: &[("d", "extended attributes")],
+    },
+    Case {
         name: "200 attributes of 100 bytes",
         holds: &[Xfs, Btrfs, Tmpfs],
         build: |at| {

@@ -45,7 +45,7 @@ fn sample() -> Manifest {
     tree.push(0, b"a", capable.clone().unwrap(), Mtime::new(-5, 7).unwrap(), chunk(0)).unwrap();
     tree.push_hard_link(0, b"b", 2).unwrap();
     tree.push(0, b"c\xff\n", attributes(0), time(2), Kind::Fifo).unwrap();
-    tree.push(0, b"d", attributes(0o600), time(i64::MAX), Kind::CharDevice { major: 1, minor: u32::MAX })
+    tree.push(0, b"d", attributes(0o600), time(i64::MAX), Kind::CharDevice { major: 4095, minor: 1_048_575 })
         .unwrap();
     tree.push(0, b"e", attributes(0o600), time(i64::MIN), Kind::BlockDevice { major: 0, minor: 0 }).unwrap();
     tree.push(1, b"empty", attributes(0o644), time(2), Kind::File(Content::Segments(&[]))).unwrap();
@@ -101,7 +101,7 @@ fn the_sample_has_the_image_id_of_every_release() {
     let (root, _) = stream(&sample());
     assert_eq!(root.image_id().to_string(), GOLDEN_ID);
 }
-const GOLDEN_ID: &str = "bafkr4iaooc444meiuathd37lunj57f5rvw2zynlm73wutpjr2nzu7tjjwq";
+const GOLDEN_ID: &str = "bafkr4idqu7xfolafbvfwgoajdbjqnplyp3ewzxmv6a2ph25knezmtfe5ie";
 
 #[test]
 fn chunks_know_their_places() {
@@ -238,7 +238,8 @@ fn grow(steps: &[Step]) -> Manifest {
     for step in steps {
         let xattrs =
             step.xattr.iter().map(|(name, value)| Xattr { name: name[..].into(), value: value[..].into() });
-        let attributes = Attributes::new(step.mode, 0, 0, InodeFlags::NONE, xattrs.collect()).unwrap();
+        let mode = if step.kind == 1 { 0 } else { step.mode };
+        let attributes = Attributes::new(mode, 0, 0, InodeFlags::NONE, xattrs.collect()).unwrap();
         let mtime = Mtime::new(step.time.0, step.time.1).unwrap();
         let mut segments = Vec::new();
         for &(hole, number) in &step.content {
