@@ -93,6 +93,7 @@ fn every_tree_comes_back_on_every_file_system_that_can_hold_it() {
         for disk in &disks {
             let target = disk.path().join(format!("from {}", source.kind.name()));
             fs::create_dir(&target).unwrap();
+            cases::dress(&target, disk.kind()).unwrap();
             let Copied { mut losses } = blocks.apply(&captured.root, &target);
             losses.extend(left_out());
             all.extend(faults(source, &target, disk.kind(), &losses));

@@ -19,14 +19,19 @@ use stream::{Kind, Stream, attributes, decode, xattrs};
 /// A manifest and what the reader says of it.
 type Case = (&'static str, Stream, &'static str);
 
+/// The content of an empty file.
 const FILE: &[u8] = &[0];
 
+/// A tree without content, up to its root.
+fn tree(entries: u64) -> Stream {
+    Stream::with(0, 0, entries).root()
+}
+
 fn names() -> Vec<Case> {
-    let named = |name: &[u8]| Stream::tree(2).entry(Kind::File, 0, name, FILE);
-    let two = |one: &[u8], other: &[u8]| {
-        Stream::tree(3).entry(Kind::File, 0, one, FILE).entry(Kind::File, 0, other, FILE)
-    };
-    let link = |child: &[u8]| Stream::tree(3).link_to(b"link", b"/etc").entry(Kind::File, 0, child, FILE);
+    let named = |name: &[u8]| tree(2).entry(Kind::File, 0, name, FILE);
+    let two =
+        |one: &[u8], other: &[u8]| tree(3).entry(Kind::File, 0, one, FILE).entry(Kind::File, 0, other, FILE);
+    let link = |child: &[u8]| tree(3).link_to(b"link", b"/etc").entry(Kind::File, 0, child, FILE);
     let unordered = "manifest entry 2 does not come after the one before it";
     vec![
         ("..", named(b".."), "manifest entry 1 has the name \"..\", which means another directory"),
@@ -46,17 +51,17 @@ fn names() -> Vec<Case> {
         ("a file over a link", link(b"link"), unordered),
         (
             "outside the root",
-            Stream::tree(2).entry(Kind::File, 1, b"a", FILE),
+            tree(2).entry(Kind::File, 1, b"a", FILE),
             "manifest entry 1 lies outside the root",
         ),
         (
             "far outside the root",
-            Stream::tree(2).entry(Kind::File, 9000, b"a", FILE),
+            tree(2).entry(Kind::File, 9000, b"a", FILE),
             "the manifest has a length beyond 8192",
         ),
         (
             "too deep",
-            (0..8193).fold(Stream::tree(8194), |stream, _| stream.entry(Kind::Directory, 0, b"d", &[])),
+            (0..8193).fold(tree(8194), |stream, _| stream.entry(Kind::Directory, 0, b"d", &[])),
             "manifest entry 8193 has a path of more than 8192 names",
         ),
         (
@@ -78,8 +83,8 @@ fn names() -> Vec<Case> {
 }
 
 fn links() -> Vec<Case> {
-    let base = |entries| Stream::tree(entries).entry(Kind::Directory, 0, b"a", &[]).up_file(b"b");
-    let symlink = |target: &[u8]| Stream::tree(2).link_to(b"link", target);
+    let base = |entries| tree(entries).entry(Kind::Directory, 0, b"a", &[]).entry(Kind::File, 1, b"b", FILE);
+    let symlink = |target: &[u8]| tree(2).link_to(b"link", target);
     vec![
         (
             "a hard link to a folder",
@@ -125,32 +130,32 @@ fn links() -> Vec<Case> {
         ("a symlink of 4096 bytes", symlink(&[b't'; 4096]), "the manifest has a length beyond 4095"),
         (
             "a symlink with a mode",
-            Stream::tree(2).entry(Kind::Symlink, 0, b"l", &[1, b'x']),
+            tree(2).entry(Kind::Symlink, 0, b"l", &[1, b'x']),
             "manifest entry 1 has a mode, flags or a project, which its kind has not",
         ),
         (
             "a fifo with a flag",
-            Stream::tree(2).spelt(Kind::Fifo, 0, b"l", &[0, 0, 0, 0x10, 0, 0], &[]),
+            tree(2).spelt(Kind::Fifo, 0, b"l", &[0, 0, 0, 0x10, 0, 0], &[]),
             "manifest entry 1 has a mode, flags or a project, which its kind has not",
         ),
         (
             "a device with a project",
-            Stream::tree(2).spelt(Kind::CharDevice, 0, b"l", &[0, 0, 0, 0, 7, 0], &[1, 3]),
+            tree(2).spelt(Kind::CharDevice, 0, b"l", &[0, 0, 0, 0, 7, 0], &[1, 3]),
             "manifest entry 1 has a mode, flags or a project, which its kind has not",
         ),
         (
             "a major number of 13 bits",
-            Stream::tree(2).entry(Kind::CharDevice, 0, b"d", &[0x80, 0x20, 3]),
+            tree(2).entry(Kind::CharDevice, 0, b"d", &[0x80, 0x20, 3]),
             "manifest entry 1 is device 4096:3, beyond 4095:1048575",
         ),
         (
             "a minor number of 21 bits",
-            Stream::tree(2).entry(Kind::BlockDevice, 0, b"d", &[8, 0x80, 0x80, 0x40]),
+            tree(2).entry(Kind::BlockDevice, 0, b"d", &[8, 0x80, 0x80, 0x40]),
             "manifest entry 1 is device 8:1048576, beyond 4095:1048575",
         ),
         (
             "a minor number of 33 bits",
-            Stream::tree(2).entry(Kind::BlockDevice, 0, b"d", &[8, 0x80, 0x80, 0x80, 0x80, 0x10]),
+            tree(2).entry(Kind::BlockDevice, 0, b"d", &[8, 0x80, 0x80, 0x80, 0x80, 0x10]),
             SPELLING,
         ),
     ]
@@ -159,13 +164,12 @@ fn links() -> Vec<Case> {
 const SPELLING: &str = "the manifest has a number in another spelling or beyond its range";
 
 fn attribute_rows() -> Vec<Case> {
-    let spelt = |row: &[u8]| Stream::tree(2).spelt(Kind::File, 0, b"f", row, FILE);
+    let spelt = |row: &[u8]| tree(2).spelt(Kind::File, 0, b"f", row, FILE);
     let attributed = |pairs: &[(&[u8], &[u8])]| spelt(&xattrs(pairs));
     let long = vec![7; 65_537];
     let unsorted = "manifest entry 1 has extended attributes that are not sorted, or one twice";
-    let timed = |head: u8, time: &[u8]| {
-        Stream::tree(2).raw(&[&[2 | head << 3, 0, 1, b'f', 0][..], time, FILE].concat())
-    };
+    let timed =
+        |head: u8, time: &[u8]| tree(2).raw(&[&[2 | head << 3, 0, 1, b'f', 0][..], time, FILE].concat());
     let many: Vec<(Vec<u8>, &[u8])> =
         (0..40_u32).map(|number| (format!("user.{number:02}").into_bytes(), &long[..65_536])).collect();
     let many: Vec<(&[u8], &[u8])> = many.iter().map(|(name, value)| (&name[..], *value)).collect();
@@ -224,7 +228,7 @@ fn attribute_rows() -> Vec<Case> {
             spelt(&[&[0, 0, 0, 0, 0][..], &varint(1 << 63)].concat()),
             "the manifest has a length beyond 10000",
         ),
-        ("attributes number 2 where 1 is next", Stream::tree(2).raw(&[2, 0, 1, b'f', 2]), SPELLING),
+        ("attributes number 2 where 1 is next", tree(2).raw(&[2, 0, 1, b'f', 2]), SPELLING),
         (
             "attributes spelt out again",
             spelt(&attributes(0o755)),
@@ -434,7 +438,7 @@ fn streams() -> Vec<Case> {
                 let names: Vec<Vec<u8>> =
                     (0..400).map(|number| format!("user.{number:03}").into_bytes()).collect();
                 let pairs: Vec<(&[u8], &[u8])> = names.iter().map(|name| (&name[..], &value[..])).collect();
-                Stream::tree(2).spelt(Kind::File, 0, b"f", &xattrs(&pairs), FILE)
+                tree(2).spelt(Kind::File, 0, b"f", &xattrs(&pairs), FILE)
             },
             "the manifest has an entry longer than 25165824 bytes",
         ),
@@ -461,7 +465,7 @@ fn each_hostile_manifest_is_refused_with_a_clear_word() {
 fn the_largest_file_is_read() {
     let mut content = varint(1);
     stream::put(&mut content, u64::MAX);
-    let stream = Stream::tree(2).entry(Kind::File, 0, b"f", &content);
+    let stream = tree(2).entry(Kind::File, 0, b"f", &content);
     let manifest = decode(&stream, 100).unwrap();
     assert_eq!(manifest.entries().map(|entry| manifest.size(entry)).max(), Some(u64::MAX >> 1));
 }

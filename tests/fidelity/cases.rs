@@ -47,6 +47,28 @@ pub(super) fn all() -> Vec<Case> {
     groups.concat()
 }
 
+/// Gives an empty target all that it could hand on to what is made in it, and that an image does not say.
+pub(super) fn dress(target: &Path, kind: FileSystem) -> io::Result<()> {
+    lchown(target, Some(99), Some(98))?;
+    chmod(target, 0o2777)?;
+    xattr(target, b"user.stray", b"goes")?;
+    xattr(target, b"trusted.stray", b"goes")?;
+    for name in [xattrs::ACCESS, xattrs::DEFAULT] {
+        xattr(target, name, &xattrs::acl([7, 7, 7, 7, 7, 7]))?;
+    }
+    let mut flags = IFlags::NODUMP | IFlags::NOATIME;
+    match kind {
+        Ext4 => flags |= IFlags::SYNC | IFlags::DIRSYNC,
+        Xfs => {
+            flags |= IFlags::SYNC | flags::PROJECT_INHERIT;
+            harness::set_project(&File::open(target)?, 77)?;
+        }
+        Btrfs => flags |= IFlags::DIRSYNC | IFlags::NOCOW,
+        Tmpfs => {}
+    }
+    flag(target, flags)
+}
+
 /// Where a case is made.
 pub(super) struct At {
     /// The root of the tree.

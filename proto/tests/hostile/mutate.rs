@@ -8,14 +8,14 @@ use crate::stream::{Kind, Stream, attributes, put, xattrs};
 pub(crate) fn valid(rng: &mut impl Rng) -> Stream {
     let folders = rng.random_range(1..6_u64);
     let files = rng.random_range(1..12_u64);
-    let mut stream = Stream::with(1, 6, 7 + folders + files).piece(&[1000, 5, 70_000, 1, 262_144, 16]).root();
+    let mut stream = Stream::with(1, 6, 8 + folders + files).piece(&[1000, 5, 70_000, 1, 262_144, 16]).root();
     for number in 0..folders {
         stream = stream.entry(Kind::Directory, u64::from(number > 0), format!("d{number}").as_bytes(), &[]);
     }
     for number in 0..files {
         let mut content = vec![2];
         put(&mut content, rng.random_range(1..1 << 40_u64) << 1 | 1);
-        put(&mut content, 2 << 1);
+        put(&mut content, 1 << 1);
         put(&mut content, 0);
         let content = if number < 3 { content } else { vec![0] };
         stream = stream.entry(Kind::File, 0, format!("f{number:02}").as_bytes(), &content);
@@ -28,6 +28,7 @@ pub(crate) fn valid(rng: &mut impl Rng) -> Stream {
         .spelt(Kind::CharDevice, 0, b"n", &attributes(0o600), &[1, 3])
         .entry(Kind::BlockDevice, 0, b"o", &[8, 0])
         .entry(Kind::Fifo, 0, b"p", &[])
+        .entry(Kind::NextChunk, 0, b"q", &[])
 }
 
 /// Does one thing to the bytes.

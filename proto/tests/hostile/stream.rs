@@ -66,11 +66,6 @@ impl Stream {
         Self { bytes, pieces, chunks, entries, raw_bytes: 0, attributes: 0 }
     }
 
-    /// A tree without content, up to its root.
-    pub(crate) fn tree(entries: u64) -> Self {
-        Self::with(0, 0, entries).root()
-    }
-
     pub(crate) fn raw(mut self, bytes: &[u8]) -> Self {
         self.bytes.extend_from_slice(bytes);
         self
@@ -101,11 +96,6 @@ impl Stream {
         put(&mut self.bytes, up);
         put_bytes(&mut self.bytes, name);
         self.raw(&[0]).raw(content)
-    }
-
-    /// A file after closing a directory.
-    pub(crate) fn up_file(self, name: &[u8]) -> Self {
-        self.entry(Kind::File, 1, name, &[0])
     }
 
     /// An entry with attributes of its own. With second 0 when it is the first.

@@ -4,7 +4,7 @@ use rustix::fs::IFlags;
 
 use super::*;
 
-const PROJECT_INHERIT: IFlags = IFlags::from_bits_retain(0x2000_0000);
+pub(super) const PROJECT_INHERIT: IFlags = IFlags::from_bits_retain(0x2000_0000);
 
 const LOST: &[(&str, &str)] = &[("f", "flags")];
 const LOST_OF_FOLDER: &[(&str, &str)] = &[("d", "flags")];

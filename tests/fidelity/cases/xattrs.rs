@@ -10,11 +10,11 @@ pub(super) const CAPABILITY_2: &[u8] = &[1, 0, 0, 2, 0, 32, 0, 0, 0, 0, 0, 0, 0,
 /// The same for the root of a user namespace, user 100000 here.
 const CAPABILITY_3: &[u8] = &[1, 0, 0, 3, 0, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xa0, 0x86, 1, 0];
 
-const ACCESS: &[u8] = b"system.posix_acl_access";
-const DEFAULT: &[u8] = b"system.posix_acl_default";
+pub(super) const ACCESS: &[u8] = b"system.posix_acl_access";
+pub(super) const DEFAULT: &[u8] = b"system.posix_acl_default";
 
 /// An access control list: of the owner, user 1234, the group, group 5678, the mask, all others.
-fn acl(permissions: [u16; 6]) -> Vec<u8> {
+pub(super) fn acl(permissions: [u16; 6]) -> Vec<u8> {
     let mut bytes = 2_u32.to_le_bytes().to_vec();
     let who = [(1_u16, u32::MAX), (2, 1234), (4, u32::MAX), (8, 5678), (16, u32::MAX), (32, u32::MAX)];
     for ((tag, id), permissions) in who.into_iter().zip(permissions) {
