@@ -8,6 +8,7 @@ mod copy;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use cases::{At, Case};
@@ -74,7 +75,7 @@ fn faults(source: &Source, target: &Path, kind: FileSystem, reported: &BTreeSet<
     faults
 }
 
-fn disks() -> Vec<Disk> {
+fn disks_of_all_kinds() -> Vec<Disk> {
     FileSystem::ALL.into_iter().filter_map(Disk::new).collect()
 }
 
@@ -83,30 +84,79 @@ fn every_tree_comes_back_on_every_file_system_that_can_hold_it() {
     if !is_root() {
         return skipped("needs root");
     }
-    let disks = disks();
+    let disks = disks_of_all_kinds();
     let sources: Vec<Source> = disks.iter().map(Source::build).collect();
-    let mut all = Vec::new();
-    for source in &sources {
-        let blocks = Memory::default();
-        let captured = blocks.capture(&source.root, &[]);
-        assert_eq!((captured.report.sockets, captured.report.mounts), (1, 2));
-        for disk in &disks {
-            let target = disk.path().join(format!("from {}", source.kind.name()));
-            fs::create_dir(&target).unwrap();
-            cases::dress(&target, disk.kind()).unwrap();
-            let Copied { mut losses } = blocks.apply(&captured.root, &target);
-            losses.extend(left_out());
-            all.extend(faults(source, &target, disk.kind(), &losses));
-            // With what is lost left out, source and copy are one image.
-            let lossy: Vec<String> =
-                source.lost_on(disk.kind()).map(|case| format!("/{}", case.name)).collect();
-            let image = |tree: &Path| Memory::default().capture(tree, &lossy).root.image_id();
-            if image(&source.root) != image(&target) {
-                all.push(format!("{} to {}: other image", source.kind.name(), disk.kind().name()));
-            }
+    let found: Vec<String> = std::thread::scope(|scope| {
+        let copies: Vec<_> =
+            sources.iter().map(|source| scope.spawn(|| copy_everywhere(source, &disks))).collect();
+        copies.into_iter().flat_map(|copy| copy.join().unwrap()).collect()
+    });
+    assert!(found.is_empty(), "{found:#?}");
+}
+
+fn copy_everywhere(source: &Source, disks: &[Disk]) -> Vec<String> {
+    let mut found = Vec::new();
+    let blocks = Memory::default();
+    let captured = blocks.capture(&source.root, &[]);
+    assert_eq!((captured.report.sockets, captured.report.mounts), (1, 2));
+    for disk in disks {
+        let target = disk.path().join(format!("from {}", source.kind.name()));
+        fs::create_dir(&target).unwrap();
+        cases::dress(&target, disk.kind()).unwrap();
+        let Copied { mut losses } = blocks.apply(&captured.root, &target);
+        losses.extend(left_out());
+        found.extend(faults(source, &target, disk.kind(), &losses));
+        // With what is lost left out, source and copy are one image.
+        let lossy: Vec<String> = source.lost_on(disk.kind()).map(|case| format!("/{}", case.name)).collect();
+        let image = |tree: &Path| Memory::default().capture(tree, &lossy).root.image_id();
+        if image(&source.root) != image(&target) {
+            found.push(format!("{} to {}: other image", source.kind.name(), disk.kind().name()));
         }
     }
-    assert!(all.is_empty(), "{all:#?}");
+    found
+}
+
+/// Runs of data in a file of a mebibyte, in other units than the blocks of any of the file systems.
+const RUNS: [(u64, u64); 5] = [(0, 1), (5000, 3000), (70_656, 1024), (300_000, 100_000), (1_048_000, 576)];
+
+/// The same bytes with room for other zeros among them: which blocks take room is the file system's business.
+#[test]
+fn the_holes_of_an_image_depend_on_bytes_only() {
+    if !is_root() {
+        return skipped("needs root");
+    }
+    let small_blocks = [(FileSystem::Ext4, &["-b", "1024"][..]), (FileSystem::Xfs, &["-b", "size=1024"])];
+    let disks = small_blocks.map(|(kind, arguments)| Disk::made_with(kind, arguments));
+    let mut images = BTreeSet::new();
+    for disk in disks.into_iter().flatten().chain(disks_of_all_kinds()) {
+        for (number, zeros) in
+            [&[][..], &[(8192, 4096)], &[(4096, 12_288), (600_000, 100_000)]].into_iter().enumerate()
+        {
+            let root = disk.path().join(format!("tree {number}"));
+            fs::create_dir(&root).unwrap();
+            let new = fs::File::options().read(true).write(true).create_new(true).open(root.join("f"));
+            let file = new.unwrap();
+            file.set_len(1 << 20).unwrap();
+            for (at, length) in RUNS {
+                let bytes = harness::Noise::new(at + 1).bytes(usize::try_from(length).unwrap());
+                file.write_all_at(&bytes, at).unwrap();
+            }
+            for &(at, length) in zeros {
+                // Only where nothing was written.
+                for block in (at..at + length).step_by(1024) {
+                    let mut old = [0; 1024];
+                    file.read_exact_at(&mut old, block).unwrap();
+                    file.write_all_at(&old, block).unwrap();
+                }
+            }
+            file.sync_all().unwrap();
+            for path in [root.join("f"), root.clone()] {
+                fs::File::open(path).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
+            }
+            images.insert(Memory::default().capture(&root, &[]).root.image_id().to_string());
+        }
+    }
+    assert_eq!(images.len(), 1, "{images:?}");
 }
 
 /// What the table does with the library, once with the programs.

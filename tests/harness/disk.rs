@@ -50,18 +50,23 @@ impl Disk {
     /// # Panics
     /// When it cannot be made or mounted.
     pub fn new(kind: FileSystem) -> Option<Self> {
+        Self::made_with(kind, &[])
+    }
+
+    /// As [`new`](Self::new), with further arguments for `mkfs`.
+    pub fn made_with(kind: FileSystem, arguments: &[&str]) -> Option<Self> {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let point = folder.path().join("mounted");
         fs::create_dir(&point).expect("the folder is new");
-        Self::make(kind, folder, point)
+        Self::make(kind, folder, point, arguments)
     }
 
     /// As [`new`](Self::new), mounted at `point`, a folder.
     pub fn at(kind: FileSystem, point: &Path) -> Option<Self> {
-        Self::make(kind, tempfile::tempdir().expect("a temporary folder can be made"), point.to_owned())
+        Self::make(kind, tempfile::tempdir().expect("a temporary folder can be made"), point.to_owned(), &[])
     }
 
-    fn make(kind: FileSystem, folder: TempDir, point: PathBuf) -> Option<Self> {
+    fn make(kind: FileSystem, folder: TempDir, point: PathBuf, arguments: &[&str]) -> Option<Self> {
         let mkfs = format!("mkfs.{}", kind.name());
         if kind != FileSystem::Tmpfs && !on_path(&mkfs) {
             assert!(std::env::var_os(ALL).is_none(), "{ALL} is set and there is no {mkfs}");
@@ -75,7 +80,8 @@ impl Disk {
             let image = folder.path().join("image");
             File::create(&image).and_then(|file| file.set_len(DISK_BYTES)).expect("a hole takes no room");
             let mut make = Command::new(mkfs);
-            make.arg(if kind == FileSystem::Ext4 { "-qF" } else { "-q" }).arg(&image);
+            make.arg(if kind == FileSystem::Ext4 { "-qF" } else { "-q" });
+            make.args(arguments).arg(&image);
             run(&mut make);
             mount.args(["-o", "loop"]).arg(&image);
         }

@@ -154,8 +154,16 @@ pub(super) fn next_content(file: &OwnedFd, mut at: u64, size: u64) -> Result<(u6
     let mut block = [0; HOLE_BYTES];
     while at < size {
         let (start, end) = next_data(file, at, size)?;
-        let end = end.next_multiple_of(block_bytes).min(size);
+        let mut end = end.next_multiple_of(block_bytes).min(size);
         at = if start < size { (start / block_bytes * block_bytes).max(at) } else { size };
+        // Where blocks are smaller, a run of ours may be several of the file system's.
+        while end < size {
+            let (start, more) = next_data(file, end, size)?;
+            if start / block_bytes * block_bytes > end {
+                break;
+            }
+            end = more.next_multiple_of(block_bytes).min(size);
+        }
         while at < end {
             let want = HOLE_BYTES.min(usize::try_from(end - at).unwrap_or(HOLE_BYTES));
             let read = read_full(file, &mut block[..want], at)?;
