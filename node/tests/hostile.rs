@@ -124,7 +124,7 @@ const PLANTS: &[Plant] = &[
     ("a file", |path, _| fs::write(path, b"was here").unwrap()),
     ("a closed file", |path, _| {
         fs::write(path, b"was here").unwrap();
-        fs::set_permissions(path, fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o0)).unwrap();
     }),
     ("an empty folder", |path, _| fs::create_dir(path).unwrap()),
     ("a folder with links outside in it", |path, jail| {
@@ -136,7 +136,7 @@ const PLANTS: &[Plant] = &[
     ("a closed folder with content", |path, _| {
         fs::create_dir(path).unwrap();
         fs::write(path.join("x"), b"x").unwrap();
-        fs::set_permissions(path, fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o0)).unwrap();
     }),
 ];
 

@@ -320,6 +320,11 @@ fn contents() -> Vec<Case> {
             uses_bomb(),
             "manifest entry 2 brings the uses of chunks beyond 16777216",
         ),
+    ]
+}
+
+fn pieces() -> Vec<Case> {
+    vec![
         (
             "a piece without chunks",
             Stream::with(1, 0, 1).piece(&[]),
@@ -447,7 +452,7 @@ fn streams() -> Vec<Case> {
 
 #[test]
 fn each_hostile_manifest_is_refused_with_a_clear_word() {
-    let cases = [names(), links(), attribute_rows(), contents(), streams()].concat();
+    let cases = [names(), links(), attribute_rows(), contents(), pieces(), streams()].concat();
     assert!(cases.len() >= 90, "{} cases", cases.len());
     for (name, stream, expected) in cases {
         for run in [7_919, 65_536] {

@@ -209,7 +209,7 @@ impl Target {
                 Err(Errno::EXIST) => {}
                 Err(error) => return Err(made(path(), error)),
             }
-            match root::open_directory_in(&parent, name) {
+            match root::open_closed_directory_in(&parent, name) {
                 Ok(there) => {
                     metadata::open_for_filling(&there).map_err(|error| made(path(), error))?;
                     self.note_mount(&parent, there);

@@ -1,9 +1,10 @@
 //! What is read of an inode and set on it, beside its content.
 //!
-//! Setting goes in the one order in which no step undoes another: owner, mode, project, ACLs, other extended
-//! attributes, file capability, times. A change of owner drops set-id bits and capabilities, a change of mode
-//! overwrites the mask of an ACL, a write drops capabilities. Flags come later still, when nothing below needs to be
-//! made or linked any more. What an inode has and should not have, from a default ACL or a security module, goes.
+//! Setting goes in the one order in which no step undoes or forbids another: users' extended attributes, owner, mode,
+//! project, ACLs, other extended attributes, file capability, times. An ordinary user may set no attribute of a
+//! read-only file, a change of owner drops set-id bits and capabilities, a change of mode overwrites the mask of an ACL,
+//! a write drops capabilities. Flags come later still, when nothing below needs to be made or linked any more. What an
+//! inode has and should not have, from a default ACL or a security module, goes first of all.
 
 use std::os::fd::OwnedFd;
 
@@ -21,6 +22,7 @@ const XATTR_LIST_BYTES_MAX: usize = 64 << 10;
 /// Set-user-id and set-group-id.
 const SET_ID: u32 = 0o6000;
 const CAPABILITY: &[u8] = b"security.capability";
+const USER_PREFIX: &[u8] = b"user.";
 const ACL_PREFIX: &[u8] = b"system.posix_acl_";
 const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
 /// Names that are another view of what is kept anyway, or that belong to a file system below a container.
@@ -252,6 +254,13 @@ pub(super) fn set(
     link: bool,
     mut failed: impl FnMut(Aspect, Errno),
 ) {
+    let users = |xattr: &&Xattr| xattr.name.starts_with(USER_PREFIX);
+    remove_other_xattrs(inode, attributes.xattrs(), |error| failed(Aspect::Xattr, error));
+    for xattr in attributes.xattrs().iter().filter(users) {
+        if let Err(error) = inode.set_xattr(&xattr.name, &xattr.value) {
+            failed(Aspect::Xattr, error);
+        }
+    }
     let (uid, gid) = (Some(Uid::from_raw(attributes.uid())), Some(Gid::from_raw(attributes.gid())));
     let owner = match inode {
         Inode::Open(fd) => rustix::fs::fchown(fd, uid, gid),
@@ -283,27 +292,28 @@ pub(super) fn set(
         }
         Inode::Named(..) => {}
     }
-    set_xattrs(inode, attributes.xattrs(), |done| check(Aspect::Xattr, done));
+    let rank = |xattr: &&Xattr| (!xattr.name.starts_with(ACL_PREFIX), *xattr.name == *CAPABILITY);
+    let mut others: Vec<&Xattr> = attributes.xattrs().iter().filter(|xattr| !users(xattr)).collect();
+    others.sort_by_key(rank);
+    for xattr in others {
+        check(Aspect::Xattr, inode.set_xattr(&xattr.name, &xattr.value));
+    }
     check(Aspect::Time, set_time(inode, mtime));
 }
 
-/// Gives an inode exactly these extended attributes of those that an image keeps.
-fn set_xattrs(inode: Inode<'_>, xattrs: &[Xattr], mut check: impl FnMut(Result<(), Errno>)) {
+/// Takes away all that an image keeps and that is not among `xattrs`.
+fn remove_other_xattrs(inode: Inode<'_>, xattrs: &[Xattr], mut failed: impl FnMut(Errno)) {
     let listed = for_each_xattr_name(inode, |name| {
         if xattrs.binary_search_by(|xattr| (*xattr.name).cmp(name)).is_err() {
-            check(match inode.remove_xattr(name) {
-                Err(Errno::NODATA) => Ok(()),
-                done => done,
-            });
+            match inode.remove_xattr(name) {
+                Ok(()) | Err(Errno::NODATA) => {}
+                Err(error) => failed(error),
+            }
         }
         Ok(())
     });
-    check(listed);
-    let rank = |xattr: &&Xattr| (!xattr.name.starts_with(ACL_PREFIX), *xattr.name == *CAPABILITY);
-    let mut xattrs: Vec<&Xattr> = xattrs.iter().collect();
-    xattrs.sort_by_key(rank);
-    for xattr in xattrs {
-        check(inode.set_xattr(&xattr.name, &xattr.value));
+    if let Err(error) = listed {
+        failed(error);
     }
 }
 

@@ -54,6 +54,18 @@ pub(super) fn open_directory_in(dir: &OwnedFd, name: &[u8]) -> Result<OwnedFd, E
     open_in(dir, name, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
 }
 
+/// As [`open_directory_in`], and gives its owner, when that is this user, back the right to enter.
+pub(super) fn open_closed_directory_in(dir: &OwnedFd, name: &[u8]) -> Result<OwnedFd, Errno> {
+    match open_directory_in(dir, name) {
+        Err(Errno::ACCESS) => {
+            let closed = open_in(dir, name, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())?;
+            rustix::fs::chmod(format!("/proc/self/fd/{}", closed.as_raw_fd()), Mode::RWXU)?;
+            open_directory_in(dir, name)
+        }
+        done => done,
+    }
+}
+
 /// Looks at `name` in `dir`, a link itself and not what it points to.
 pub(super) fn stat_in(dir: &OwnedFd, name: &[u8]) -> Result<Statx, Errno> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
@@ -92,7 +104,7 @@ pub(super) fn remove(dir: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
     if !matches!(FileType::from_raw_mode(stat_in(dir, name)?.stx_mode.into()), FileType::Directory) {
         return rustix::fs::unlinkat(dir, name, AtFlags::empty());
     }
-    let inner = open_directory_in(dir, name)?;
+    let inner = open_closed_directory_in(dir, name)?;
     if mount(&stat(&inner)?) != mount(&stat(dir)?) {
         return Err(Errno::BUSY);
     }
