@@ -1,7 +1,6 @@
 //! The bytes of a file and its holes.
 
 use std::fs::{File, Metadata};
-use std::hash::{DefaultHasher, Hasher};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
@@ -16,7 +15,7 @@ const ZEROS: [u8; BLOCK] = [0; BLOCK];
 #[derive(Debug)]
 pub(super) struct Content {
     /// Of the blocks that are not all zeros and where they lie; holes are zeros.
-    pub(super) hash: u64,
+    pub(super) hash: u32,
     /// Start and end of each, whole blocks only; none when the file takes all its room.
     holes: Vec<(u64, u64)>,
 }
@@ -30,7 +29,7 @@ impl Content {
             Err(error) => return Err(error),
         };
         let size = metadata.size();
-        let mut hasher = DefaultHasher::new();
+        let mut sum = 0;
         let mut holes = Vec::new();
         let mut at = 0;
         while at < size {
@@ -40,13 +39,13 @@ impl Content {
             if hole < hole_end {
                 holes.push((hole, hole_end));
             }
-            hash(&file, start, end, &mut hasher)?;
+            sum = hash(&file, start, end, sum)?;
             at = end;
         }
         if metadata.blocks() * 512 >= size {
             holes.clear();
         }
-        Ok(Some(Self { hash: hasher.finish(), holes }))
+        Ok(Some(Self { hash: sum, holes }))
     }
 }
 
@@ -62,20 +61,20 @@ fn data(file: &File, at: u64, size: u64) -> io::Result<(u64, u64)> {
     Ok(((start / block * block).clamp(at, size), end.next_multiple_of(block).min(size)))
 }
 
-fn hash(file: &File, mut at: u64, end: u64, hasher: &mut DefaultHasher) -> io::Result<()> {
+fn hash(file: &File, mut at: u64, end: u64, mut sum: u32) -> io::Result<u32> {
     let mut buffer = vec![0; 64 * BLOCK];
     while at < end {
         let want = buffer.len().min(usize::try_from(end - at).unwrap_or(usize::MAX));
         file.read_exact_at(&mut buffer[..want], at)?;
         for (number, block) in buffer[..want].chunks(BLOCK).enumerate() {
             if block != &ZEROS[..block.len()] {
-                hasher.write_u64(at + (number * BLOCK) as u64);
-                hasher.write(block);
+                let place = at + (number * BLOCK) as u64;
+                sum = crc32c::crc32c_append(crc32c::crc32c_append(sum, &place.to_le_bytes()), block);
             }
         }
         at += want as u64;
     }
-    Ok(())
+    Ok(sum)
 }
 
 /// What the second did to the holes of the first, which has the same bytes.
