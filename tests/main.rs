@@ -5,6 +5,7 @@
 mod bad_input;
 mod debian;
 mod drift;
+mod fidelity;
 mod fleet;
 mod install;
 mod memory;

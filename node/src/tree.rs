@@ -14,6 +14,7 @@ pub mod exclude;
 mod itemize;
 mod metadata;
 mod mounts;
+mod project;
 mod root;
 pub mod rules;
 mod survey;

@@ -4,6 +4,7 @@ mod capture;
 mod demo;
 mod fsck;
 mod images;
+mod rules;
 mod serve;
 mod ticket;
 

@@ -42,7 +42,7 @@ pub struct CaptureRequest {
     pub source: PathBuf,
     #[serde(with = "name_as_text")]
     pub name: ImageName,
-    /// Patterns in rsync's language, first match counts.
+    /// Rules in rsync's language, see [`Excludes`]; the first match counts.
     pub excludes: Vec<String>,
 }
 

@@ -1,37 +1,80 @@
 //! An independent comparison of two trees: its own walk, its own reading of every attribute.
 
+mod content;
+mod inode;
+mod ioctl;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::CString;
-use std::fs::{self, File, Metadata};
-use std::io::{self, Read};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::fmt;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{lgetxattr, llistxattr};
+use content::Content;
+use inode::Inode;
+pub use ioctl::set_project;
+
+/// One way in which a path differs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// Below the root, which is empty.
+    pub path: PathBuf,
+    /// `only in the first`, or the attribute: `mode`, `time`, `holes`, …
+    pub what: &'static str,
+    /// What the first tree has and what the second; empty where that would be too long.
+    pub detail: String,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.path.as_os_str().is_empty() {
+            true => write!(f, ".: {}", self.what)?,
+            false => write!(f, "{:?}: {}", self.path, self.what)?,
+        }
+        if self.detail.is_empty() { Ok(()) } else { write!(f, ": {}", self.detail) }
+    }
+}
 
 /// What differs between two trees, a line for each path and attribute; empty when they are equal.
+pub fn differences(left: &Path, right: &Path) -> io::Result<Vec<String>> {
+    Ok(compare(left, right)?.iter().map(Difference::to_string).collect())
+}
+
+/// What differs between two trees, in path order.
 ///
 /// Compares the roots and everything below: type, mode, owner, modification time to the nanosecond, size, content,
-/// link target, device number, extended attributes (ACLs and capabilities are among them), and which names are one
-/// file.
-pub fn differences(left: &Path, right: &Path) -> io::Result<Vec<String>> {
-    let (left_tree, right_tree) = (Tree::read(left)?, Tree::read(right)?);
+/// link target, device number, extended attributes (ACLs and capabilities are among them), inode flags, project, which
+/// names are one file, and holes. What another file system mounted in a tree holds is not looked at.
+///
+/// Holes: those of the first must be in the second, and a file without one must stay so. Zeros that took room in a file
+/// with holes need not in the second.
+pub fn compare(left: &Path, right: &Path) -> io::Result<Vec<Difference>> {
+    let (left, right) = (Tree::read(left)?, Tree::read(right)?);
     let mut found = Vec::new();
-    let paths: BTreeSet<&PathBuf> = left_tree.entries.keys().chain(right_tree.entries.keys()).collect();
+    let paths: BTreeSet<&PathBuf> = left.entries.keys().chain(right.entries.keys()).collect();
     for path in paths {
-        let name = if path.as_os_str().is_empty() { ".".to_owned() } else { format!("{path:?}") };
-        match (left_tree.entries.get(path), right_tree.entries.get(path)) {
-            (Some(_), None) => found.push(format!("{name}: only in the first")),
-            (None, Some(_)) => found.push(format!("{name}: only in the second")),
+        let mut note = |what, detail| found.push(Difference { path: path.clone(), what, detail });
+        match (left.entries.get(path), right.entries.get(path)) {
+            (Some(_), None) => note("only in the first", String::new()),
+            (None, Some(_)) => note("only in the second", String::new()),
             (Some(a), Some(b)) => {
-                for ((what, a), (_, b)) in a.iter().zip(b) {
+                for ((what, a), (_, b)) in a.inode.described().zip(b.inode.described()) {
                     if a != b {
-                        found.push(format!("{name}: {what}: {a}, {b}"));
+                        note(what, format!("{a}, {b}"));
                     }
                 }
-                let both_files = a[0].1 == "file" && b[0].1 == "file";
-                if both_files && !same_content(&left.join(path), &right.join(path))? {
-                    found.push(format!("{name}: content"));
+                if a.first_name != b.first_name {
+                    note("is the same file as", format!("{:?}, {:?}", a.first_name, b.first_name));
+                }
+                if let (Some(a), Some(b)) = (&a.content, &b.content) {
+                    if a.hash != b.hash {
+                        note("content", String::new());
+                    }
+                    if let Some(detail) = content::filled_or_punched(a, b) {
+                        note("holes", detail);
+                    }
                 }
             }
             (None, None) => {}
@@ -40,114 +83,67 @@ pub fn differences(left: &Path, right: &Path) -> io::Result<Vec<String>> {
     Ok(found)
 }
 
-/// The attributes of one path, always the same ones in the same order.
-type Entry = Vec<(&'static str, String)>;
+#[derive(Debug)]
+struct Entry {
+    inode: Inode,
+    /// The first name found of a file of several.
+    first_name: Option<PathBuf>,
+    /// Of a regular file.
+    content: Option<Content>,
+}
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Tree {
     /// By path below the root; the root's is empty.
     entries: BTreeMap<PathBuf, Entry>,
-    /// The first name found for each file of several.
     first_names: BTreeMap<(u64, u64), PathBuf>,
+    /// The mount that the root is on.
+    mount: u64,
 }
 
 impl Tree {
     fn read(root: &Path) -> io::Result<Self> {
-        let mut tree = Self::default();
-        let mut waiting = vec![PathBuf::new()];
-        while let Some(path) = waiting.pop() {
-            let full = if path.as_os_str().is_empty() { root.to_owned() } else { root.join(&path) };
-            let metadata = fs::symlink_metadata(&full)?;
-            if metadata.is_dir() {
-                let mut names: Vec<PathBuf> = Vec::new();
-                for entry in fs::read_dir(&full)? {
-                    names.push(path.join(entry?.file_name()));
-                }
-                // The order of names decides which of several is the first.
-                names.sort_unstable_by(|a, b| b.cmp(a));
-                waiting.extend(names);
-            }
-            let entry = tree.entry(&path, &full, &metadata)?;
-            tree.entries.insert(path, entry);
+        let mut tree = Self { mount: inode::mount_of(root)?, ..Self::default() };
+        // Through its own dot, so that a root that is a link to a folder is the folder.
+        tree.add(&root.join("."), PathBuf::new())?;
+        // A file whose other names are elsewhere has one name here.
+        let shared: BTreeSet<PathBuf> = tree
+            .entries
+            .iter()
+            .filter_map(|(path, entry)| entry.first_name.clone().filter(|first| first != path))
+            .collect();
+        for entry in tree.entries.values_mut() {
+            entry.first_name = entry.first_name.take().filter(|first| shared.contains(first));
         }
         Ok(tree)
     }
 
-    fn entry(&mut self, path: &Path, full: &Path, metadata: &Metadata) -> io::Result<Entry> {
-        let file_type = metadata.file_type();
-        let kind = match () {
-            () if file_type.is_file() => "file",
-            () if file_type.is_dir() => "folder",
-            () if file_type.is_symlink() => "symlink",
-            () if file_type.is_fifo() => "fifo",
-            () if file_type.is_socket() => "socket",
-            () if file_type.is_block_device() => "block device",
-            () => "character device",
-        };
-        let is_device = file_type.is_block_device() || file_type.is_char_device();
-        // A folder's size, and how many links it has, are its file system's business.
-        let is_one_of_many = metadata.nlink() > 1 && !file_type.is_dir();
-        let first_name = is_one_of_many.then(|| {
+    /// `near` leads to the entry in a few bytes, however long `path` is.
+    fn add(&mut self, near: &Path, path: PathBuf) -> io::Result<()> {
+        let metadata = fs::symlink_metadata(near)?;
+        // How many links a folder has is its file system's business.
+        let several = metadata.nlink() > 1 && !metadata.is_dir();
+        let first_name = several.then(|| {
             let id = (metadata.dev(), metadata.ino());
-            self.first_names.entry(id).or_insert_with(|| path.to_owned()).clone()
+            self.first_names.entry(id).or_insert_with(|| path.clone()).clone()
         });
-        let target =
-            if file_type.is_symlink() { format!("{:?}", fs::read_link(full)?) } else { String::new() };
-        Ok(vec![
-            ("type", kind.to_owned()),
-            ("mode", format!("{:o}", metadata.mode() & 0o7777)),
-            ("owner", format!("{}:{}", metadata.uid(), metadata.gid())),
-            ("time", format!("{}.{:09}", metadata.mtime(), metadata.mtime_nsec())),
-            ("size", if file_type.is_dir() { String::new() } else { metadata.size().to_string() }),
-            ("device", if is_device { metadata.rdev().to_string() } else { String::new() }),
-            ("target", target),
-            ("is the same file as", format!("{first_name:?}")),
-            ("extended attributes", format!("{:?}", attributes(full)?)),
-        ])
-    }
-}
-
-fn attributes(path: &Path) -> io::Result<BTreeMap<CString, Vec<u8>>> {
-    let mut names = vec![0; 1 << 16];
-    let length = match llistxattr(path, &mut names[..]) {
-        Ok(length) => length,
-        Err(rustix::io::Errno::OPNOTSUPP) => 0,
-        Err(error) => return Err(error.into()),
-    };
-    let mut attributes = BTreeMap::new();
-    for name in names[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
-        let name = CString::new(name).expect("split at every NUL");
-        let mut value = vec![0; 1 << 16];
-        let length = lgetxattr(path, &name, &mut value[..])?;
-        value.truncate(length);
-        attributes.insert(name, value);
-    }
-    Ok(attributes)
-}
-
-fn same_content(left: &Path, right: &Path) -> io::Result<bool> {
-    let (mut left, mut right) = (File::open(left)?, File::open(right)?);
-    let (mut a, mut b) = (vec![0; 1 << 18], vec![0; 1 << 18]);
-    loop {
-        let (read_a, read_b) = (fill(&mut left, &mut a)?, fill(&mut right, &mut b)?);
-        if a[..read_a] != b[..read_b] {
-            return Ok(false);
+        let content = if metadata.is_file() { Content::read(near, &metadata)? } else { None };
+        let entry = Entry { inode: Inode::read(near, &metadata)?, first_name, content };
+        self.entries.insert(path.clone(), entry);
+        if !metadata.is_dir() || inode::mount_of(near)? != self.mount {
+            return Ok(());
         }
-        if read_a == 0 {
-            return Ok(true);
+        let folder = File::open(near)?;
+        let near = PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd()));
+        let names: io::Result<Vec<_>> = fs::read_dir(&near)?.map(|entry| Ok(entry?.file_name())).collect();
+        let mut names = names?;
+        // The order of names decides which of several is the first.
+        names.sort_unstable();
+        for name in names {
+            self.add(&near.join(&name), path.join(&name))?;
         }
+        Ok(())
     }
-}
-
-fn fill(file: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match file.read(&mut buffer[filled..])? {
-            0 => break,
-            read => filled += read,
-        }
-    }
-    Ok(filled)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 
 mod binaries;
 mod compare;
+mod disk;
 mod process;
 mod swarm;
 mod tree;
@@ -13,7 +14,8 @@ mod tree;
 use std::time::Duration;
 
 pub use binaries::binary;
-pub use compare::differences;
+pub use compare::{Difference, compare, differences, set_project};
+pub use disk::{Disk, FileSystem};
 pub use process::{Finished, Process};
 pub use swarm::{Installing, Node, Publisher, Server, number, text};
 pub use tree::{Noise, Sizes, TreeFixture};

@@ -83,7 +83,7 @@ pub struct Losses {
 }
 
 impl Losses {
-    /// The kinds of drift that they show as. A device that could not be made is missing, and stays so.
+    /// The kinds of drift that they show as. A device or link that could not be made is missing, and stays so.
     pub fn kinds(&self) -> Vec<DriftKind> {
         let kind = |aspect: &Aspect| match aspect {
             Aspect::Owner => Some(DriftKind::Owner),
@@ -91,7 +91,8 @@ impl Losses {
             Aspect::Xattr => Some(DriftKind::Xattr),
             Aspect::Time => Some(DriftKind::Mtime),
             Aspect::Flags => Some(DriftKind::Flags),
-            Aspect::Device => None,
+            Aspect::Project => Some(DriftKind::Project),
+            Aspect::Device | Aspect::Target => None,
         };
         self.counts.keys().filter_map(kind).collect()
     }
@@ -225,7 +226,7 @@ impl Target {
                 Err(Errno::EXIST) => {}
                 Err(error) => return Err(made(path(), error)),
             }
-            match root::open_directory_in(&parent, name) {
+            match root::open_closed_directory_in(&parent, name) {
                 Ok(there) => {
                     metadata::open_for_filling(&there).map_err(|error| made(path(), error))?;
                     self.note_mount(&parent, there);
@@ -264,13 +265,13 @@ impl Target {
         aspect: Aspect,
         error: Errno,
     ) -> Result<(), ApplyError> {
-        let cannot_hold = matches!(error, Errno::OPNOTSUPP | Errno::NOTTY | Errno::TOOBIG)
+        // Root may not everything either: in a container, or on a file system without owners.
+        let may_not = matches!(error, Errno::PERM | Errno::ACCESS);
+        let cannot_hold = matches!(error, Errno::OPNOTSUPP | Errno::NOTTY | Errno::TOOBIG | Errno::INVAL)
             || aspect == Aspect::Xattr && matches!(error, Errno::NOSPC | Errno::RANGE)
-            || aspect == Aspect::Flags && error == Errno::INVAL;
-        let may_not = !self.privileged && matches!(error, Errno::PERM | Errno::ACCESS | Errno::INVAL);
-        let may_not = may_not && aspect != Aspect::Time;
-        let holdable = matches!(aspect, Aspect::Owner | Aspect::Device | Aspect::Mode | Aspect::Time);
-        if !may_not && (holdable || !cannot_hold) {
+            || aspect == Aspect::Target && error == Errno::NAMETOOLONG
+            || aspect == Aspect::Time && error == Errno::OVERFLOW;
+        if !may_not && !cannot_hold {
             return Err(ApplyError::Set { path, aspect, source: error });
         }
         let mut losses = self.losses.lock().unwrap_or_else(PoisonError::into_inner);

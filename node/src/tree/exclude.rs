@@ -1,29 +1,56 @@
-//! Exclude patterns, in rsync's language.
+//! Which paths a capture leaves out: rules in rsync's language, the first that matches decides.
 //!
-//! | pattern | leaves out |
+//! | rule | does |
+//! |---|---|
+//! | `P`, `- P` | leaves out what the pattern P matches, a directory with all that is in it |
+//! | `+ P` | takes what P matches, unless an earlier rule left it or a directory around it out |
+//! | `!` | forgets all rules before it |
+//!
+//! | pattern | matches |
 //! |---|---|
 //! | `/etc/mtab` | that path: a leading slash anchors at the top of the tree |
 //! | `*.o`, `a/b` | a path that *ends* so, component by component, wherever it lies |
-//! | `cache/` | a directory only, with all that is in it |
+//! | `cache/` | a directory only |
 //! | `/tmp/*` | all that is in it, and not the directory |
-//! | `*` `?` `[a-z]` `[!a]` | match within one component; `\` takes the next character as it is |
-//! | `**` | matches slashes too; `dir/***` also the directory itself |
+//! | `*` `?` `[a-z]` `[!a]` `[[:digit:]]` | within one component |
+//! | `**` | slashes too; in front also the slash before the first component, so `**/x` matches any `x` |
+//! | `dir/***` | the directory and all that is in it |
+//! | `\*` | the next character as it is, in a pattern with one of `*`, `?`, `[`; otherwise a backslash is one |
 //!
-//! A pattern with a `**` anywhere may match from any component on, as one with a slash does.
+//! What no rule matches is taken. In a file of rules, empty lines and those that begin with `#` or `;` say nothing.
 
-/// A list of patterns; a path that one of them matches is left out.
+/// Rules in order.
 #[derive(Clone, Debug, Default)]
-pub struct Excludes(Vec<Pattern>);
+pub struct Excludes(Vec<Rule>);
+
+#[derive(Clone, Debug)]
+struct Rule {
+    include: bool,
+    pattern: Pattern,
+}
 
 #[derive(Clone, Debug)]
 struct Pattern {
-    anchored: bool,
+    place: Place,
     directory_only: bool,
-    /// Compared to as many components of the end of a path; `None` when it may match any number (`**`).
-    components: Option<usize>,
+    /// Without the slashes in front and at the end.
     glob: Vec<u8>,
-    /// `dir/***`: the pattern of the directory itself.
+    /// Whether the glob is more than text.
+    wild: bool,
+    /// `dir/***`: a directory is matched with a slash after it, too.
     with_self: bool,
+}
+
+/// Which part of a path is compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Whole,
+    /// As `Whole`, with a slash in front.
+    WholeAfterSlash,
+    /// So many components of its end.
+    End(usize),
+    /// From any component to its end.
+    AnyEnd,
 }
 
 /// A pattern that no path could match.
@@ -36,17 +63,36 @@ pub enum PatternError {
 }
 
 impl Excludes {
-    pub fn new<P: AsRef<[u8]>>(patterns: impl IntoIterator<Item = P>) -> Result<Self, PatternError> {
-        patterns
-            .into_iter()
-            .map(|pattern| Pattern::parse(pattern.as_ref()))
-            .collect::<Result<_, _>>()
-            .map(Self)
+    /// Takes rules as the table says, in order.
+    pub fn new<R: AsRef<[u8]>>(rules: impl IntoIterator<Item = R>) -> Result<Self, PatternError> {
+        let mut parsed = Vec::new();
+        for rule in rules {
+            let rule = rule.as_ref();
+            let (include, pattern) = match rule {
+                b"!" => {
+                    parsed.clear();
+                    continue;
+                }
+                [b'+', b' ', pattern @ ..] => (true, pattern),
+                [b'-', b' ', pattern @ ..] => (false, pattern),
+                pattern => (false, pattern),
+            };
+            parsed.push(Rule { include, pattern: Pattern::parse(pattern)? });
+        }
+        Ok(Self(parsed))
+    }
+
+    /// The rules of a file's text: a line each, without what says nothing.
+    pub fn lines(text: &str) -> impl Iterator<Item = &str> {
+        text.split(['\n', '\r']).filter(|line| !line.is_empty() && !line.starts_with(['#', ';']))
     }
 
     /// Whether `path`, components joined with slashes and without one in front, is left out. The root never is.
+    ///
+    /// To be asked of a path only when the directories around it are taken.
     pub fn matches(&self, path: &[u8], directory: bool) -> bool {
-        !path.is_empty() && self.0.iter().any(|pattern| pattern.matches(path, directory))
+        let first = || self.0.iter().find(|rule| rule.pattern.matches(path, directory));
+        !path.is_empty() && first().is_some_and(|rule| !rule.include)
     }
 
     pub fn is_empty(&self) -> bool {
@@ -57,13 +103,13 @@ impl Excludes {
 impl Pattern {
     fn parse(text: &[u8]) -> Result<Self, PatternError> {
         let (anchored, rest) = text.strip_prefix(b"/").map_or((false, text), |rest| (true, rest));
-        let (with_self, rest) = rest.strip_suffix(b"/***").map_or((false, rest), |rest| (true, rest));
         let (directory_only, rest) = rest.strip_suffix(b"/").map_or((false, rest), |rest| (true, rest));
         if rest.is_empty() {
             return Err(PatternError::Empty);
         }
+        let wild = rest.iter().any(|byte| b"*?[".contains(byte));
         let mut at = 0;
-        while at < rest.len() {
+        while wild && at < rest.len() {
             match rest[at] {
                 b'\\' => at += 2,
                 b'[' => {
@@ -75,30 +121,46 @@ impl Pattern {
             }
         }
         let deep = rest.windows(2).any(|pair| pair == b"**");
-        let components = (!deep).then(|| rest.iter().filter(|&&byte| byte == b'/').count() + 1);
-        Ok(Self { anchored, directory_only, components, glob: rest.to_vec(), with_self })
+        let place = match () {
+            () if anchored => Place::Whole,
+            () if rest.starts_with(b"**") => Place::WholeAfterSlash,
+            () if deep => Place::AnyEnd,
+            () => Place::End(rest.iter().filter(|&&byte| byte == b'/').count() + 1),
+        };
+        Ok(Self { place, directory_only, glob: rest.to_vec(), wild, with_self: rest.ends_with(b"/***") })
     }
 
     fn matches(&self, path: &[u8], directory: bool) -> bool {
-        if self.with_self {
-            // The directory, or anything below it: whatever matches the directory leaves out its content too.
-            return directory && self.matches_end(path);
+        if self.directory_only && !directory {
+            return false;
         }
-        (directory || !self.directory_only) && self.matches_end(path)
+        if self.with_self && directory {
+            return self.matches_text(&[path, b"/"].concat());
+        }
+        self.matches_text(path)
     }
 
-    fn matches_end(&self, path: &[u8]) -> bool {
-        if self.anchored {
-            return glob(&self.glob, path);
+    fn matches_text(&self, text: &[u8]) -> bool {
+        match self.place {
+            Place::Whole => self.equals(text),
+            Place::WholeAfterSlash => self.equals(&[b"/", text].concat()),
+            Place::End(components) => {
+                let mut starts = starts(text).rev();
+                starts.nth(components - 1).is_some_and(|start| self.equals(&text[start..]))
+            }
+            Place::AnyEnd => starts(text).any(|start| self.equals(&text[start..])),
         }
-        let starts = std::iter::once(0)
-            .chain(path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at + 1));
-        starts.into_iter().any(|start| {
-            let tail = &path[start..];
-            let count = tail.iter().filter(|&&byte| byte == b'/').count() + 1;
-            self.components.is_none_or(|components| components == count) && glob(&self.glob, tail)
-        })
     }
+
+    fn equals(&self, text: &[u8]) -> bool {
+        if self.wild { glob(&self.glob, text) } else { self.glob == text }
+    }
+}
+
+/// Where each component starts.
+fn starts(path: &[u8]) -> impl DoubleEndedIterator<Item = usize> {
+    let after = (0..path.len()).filter(|&at| path[at] == b'/').map(|at| at + 1);
+    std::iter::once(0).chain(after)
 }
 
 /// Whether `pattern` matches all of `text`.
@@ -145,7 +207,7 @@ fn glob(pattern: &[u8], text: &[u8]) -> bool {
 fn one(pattern: &[u8], byte: u8) -> Option<usize> {
     match *pattern.first()? {
         b'?' => (byte != b'/').then_some(1),
-        b'\\' if pattern.len() > 1 => (pattern[1] == byte).then_some(2),
+        b'\\' => (pattern.get(1) == Some(&byte)).then_some(2),
         b'[' => {
             let class = Class::parse(pattern)?;
             (byte != b'/' && class.contains(byte)).then_some(class.bytes)
@@ -154,12 +216,56 @@ fn one(pattern: &[u8], byte: u8) -> Option<usize> {
     }
 }
 
-/// `[a-z_]`, `[!a-z]` or `[^a-z]`.
+/// `[a-z_]`, `[!a-z]`, `[^a-z]`, `[[:alpha:]]`.
 struct Class<'a> {
     negated: bool,
     members: &'a [u8],
     /// Of the pattern, brackets included.
     bytes: usize,
+}
+
+/// What a class may name as `[:name:]`.
+type Named = (&'static [u8], fn(&u8) -> bool);
+const NAMED: [Named; 12] = [
+    (b"alnum", u8::is_ascii_alphanumeric),
+    (b"alpha", u8::is_ascii_alphabetic),
+    (b"blank", |byte| b" \t".contains(byte)),
+    (b"cntrl", u8::is_ascii_control),
+    (b"digit", u8::is_ascii_digit),
+    (b"graph", u8::is_ascii_graphic),
+    (b"lower", u8::is_ascii_lowercase),
+    (b"print", |byte| (b' '..0x7f).contains(byte)),
+    (b"punct", u8::is_ascii_punctuation),
+    (b"space", |byte| byte.is_ascii_whitespace() || *byte == 0x0b),
+    (b"upper", u8::is_ascii_uppercase),
+    (b"xdigit", u8::is_ascii_hexdigit),
+];
+
+/// A member of a class and how many bytes it is written in.
+enum Member {
+    Byte(u8, usize),
+    Named(fn(&u8) -> bool, usize),
+}
+
+impl Member {
+    fn first(text: &[u8]) -> Option<Self> {
+        if let Some(rest) = text.strip_prefix(b"[:") {
+            let len = rest.windows(2).position(|pair| pair == b":]")?;
+            let named = NAMED.iter().find(|(name, _)| *name == &rest[..len])?;
+            return Some(Self::Named(named.1, len + 4));
+        }
+        match *text {
+            [b'\\', byte, ..] => Some(Self::Byte(byte, 2)),
+            [byte, ..] => Some(Self::Byte(byte, 1)),
+            [] => None,
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Byte(_, bytes) | Self::Named(_, bytes) => *bytes,
+        }
+    }
 }
 
 impl<'a> Class<'a> {
@@ -168,20 +274,32 @@ impl<'a> Class<'a> {
         let negated = matches!(inner.first(), Some(b'!' | b'^'));
         let start = usize::from(negated);
         // A bracket that comes first is a member.
-        let len = inner.get(start + 1..)?.iter().position(|&byte| byte == b']')? + 1;
-        Some(Self { negated, members: &inner[start..start + len], bytes: start + len + 2 })
+        let mut end = start;
+        while end == start || *inner.get(end)? != b']' {
+            end += Member::first(&inner[end..])?.bytes();
+        }
+        Some(Self { negated, members: &inner[start..end], bytes: end + 2 })
     }
 
     fn contains(&self, byte: u8) -> bool {
         let mut members = self.members;
         let mut found = false;
-        while let [first, rest @ ..] = members {
-            if let [b'-', last, after @ ..] = rest {
-                found |= (*first..=*last).contains(&byte);
-                members = after;
+        while let Some(member) = Member::first(members) {
+            members = &members[member.bytes()..];
+            let low = match member {
+                Member::Named(is, _) => {
+                    found |= is(&byte);
+                    continue;
+                }
+                Member::Byte(low, _) => low,
+            };
+            if let [b'-', rest @ ..] = members
+                && let Some(Member::Byte(high, bytes)) = Member::first(rest)
+            {
+                found |= (low..=high).contains(&byte);
+                members = &rest[bytes..];
             } else {
-                found |= *first == byte;
-                members = rest;
+                found |= low == byte;
             }
         }
         found != self.negated
@@ -209,6 +327,12 @@ mod tests {
             ("/a/**/z", "a/b/c/z", true),
             ("/a/**/z", "a/z", false),
             ("**/z", "a/z", true),
+            ("**/z", "z", true),
+            ("a**z", "x/a/b/z", true),
+            ("a\\b", "a\\b", true),
+            ("[[:digit:]-]", "7", true),
+            ("[[:digit:]-]", "x", false),
+            ("[\\]-a]", "^", true),
             ("a*b*c", "xaxbxc", false),
             ("a*b*c", "axbxbxc", true),
             ("/a*/b", "ax/y/b", false),
@@ -235,6 +359,23 @@ mod tests {
             assert!(excludes.matches(b"var/cache", true), "{pattern}");
             assert!(!excludes.matches(b"var/cache", false), "{pattern}");
         }
+    }
+
+    #[test]
+    fn the_first_rule_that_matches_decides() {
+        let rules = ["lost", "!", "+ /a/b", "- /a/*", "+ *.c", "- /c***", "- *.c/"];
+        let excludes = Excludes::new(rules).unwrap();
+        for (path, expected) in
+            [("a/b", false), ("a/x.c", true), ("x.c", false), ("c.c", false), ("c", true), ("lost", false)]
+        {
+            assert_eq!(excludes.matches(path.as_bytes(), false), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn lines_that_say_nothing_are_left_out() {
+        let text = "# what\n; ever\r\n\n  blanks \n- a\n #b\n!";
+        assert_eq!(Excludes::lines(text).collect::<Vec<_>>(), ["  blanks ", "- a", " #b", "!"]);
     }
 
     #[test]

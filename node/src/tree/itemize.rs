@@ -4,7 +4,7 @@
 //! YXcstpoxfh path       as rsync's --itemize-changes, where it has the letter
 //! ||||||||||
 //! |||||||||+ h  names share another inode than the image says
-//! ||||||||+ f   flags (chattr)
+//! ||||||||+ f   flags (chattr) or project
 //! |||||||+ x    extended attributes: ACLs, capabilities and labels among them
 //! ||||||+ o     owner or group
 //! |||||+ p      mode
@@ -106,7 +106,7 @@ pub(super) fn code(goal: &Manifest, entry: Entry<'_>, drifts: Drifts) -> String 
         ('p', &[DriftKind::Mode]),
         ('o', &[DriftKind::Owner]),
         ('x', &[DriftKind::Xattr]),
-        ('f', &[DriftKind::Flags]),
+        ('f', &[DriftKind::Flags, DriftKind::Project]),
         ('h', &[DriftKind::HardLink]),
     ];
     for (column, kinds) in columns {

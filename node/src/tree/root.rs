@@ -16,6 +16,9 @@ use shoal_proto::image::tree::Tree;
 /// Directories that stay open at once. Well below the 1024 descriptors that a process gets by default.
 const OPEN_DIRECTORIES_MAX: usize = 256;
 const LISTING_BYTES: usize = 64 << 10;
+/// Holes of an image start and end at multiples of this, or at the end of the file: the block of nearly every file
+/// system. Another value gives the same tree another image id.
+pub(super) const HOLE_BYTES: usize = 4096;
 
 /// Set when the kernel has no `openat2` (before 5.6, or a container's filter).
 static WITHOUT_OPENAT2: AtomicBool = AtomicBool::new(false);
@@ -51,6 +54,18 @@ pub(super) fn open_directory_in(dir: &OwnedFd, name: &[u8]) -> Result<OwnedFd, E
     open_in(dir, name, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
 }
 
+/// As [`open_directory_in`], and gives its owner, when that is this user, back the right to enter.
+pub(super) fn open_closed_directory_in(dir: &OwnedFd, name: &[u8]) -> Result<OwnedFd, Errno> {
+    match open_directory_in(dir, name) {
+        Err(Errno::ACCESS) => {
+            let closed = open_in(dir, name, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())?;
+            rustix::fs::chmod(format!("/proc/self/fd/{}", closed.as_raw_fd()), Mode::RWXU)?;
+            open_directory_in(dir, name)
+        }
+        done => done,
+    }
+}
+
 /// Looks at `name` in `dir`, a link itself and not what it points to.
 pub(super) fn stat_in(dir: &OwnedFd, name: &[u8]) -> Result<Statx, Errno> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
@@ -71,6 +86,8 @@ pub(super) fn proc_path(dir: &OwnedFd, name: &[u8]) -> Vec<u8> {
 }
 
 /// Removes whatever is called `name` in `dir`, with all that is in it, immutable or not. Nothing there is fine.
+///
+/// What is mounted there stays as it is, and is an error: `EBUSY`.
 pub(super) fn remove(dir: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
     match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
         Err(Errno::NOENT) => return Ok(()),
@@ -97,13 +114,21 @@ pub(super) fn remove(dir: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
     if let Ok(fd) = &opened {
         let _ = super::metadata::unlock(fd);
     }
-    let inner = open_directory_in(dir, name)?;
+    let inner = open_closed_directory_in(dir, name)?;
+    if mount(&stat(&inner)?) != mount(&stat(dir)?) {
+        return Err(Errno::BUSY);
+    }
     // Its owner may have closed it; a failure shows when the removal fails.
     let _ = super::metadata::open_for_filling(&inner);
     for below in list(&inner)? {
         remove(&inner, &below)?;
     }
     rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR)
+}
+
+/// Which mount something is on.
+fn mount(stat: &Statx) -> (u32, u32, u64) {
+    (stat.stx_dev_major, stat.stx_dev_minor, stat.stx_mnt_id)
 }
 
 /// The names in a directory, sorted by bytes, without `.` and `..`.
@@ -139,6 +164,49 @@ pub(super) fn next_data(file: &OwnedFd, at: u64, size: u64) -> Result<(u64, u64)
     let end = rustix::fs::seek(file, SeekFrom::Hole(start))?.min(size);
     // The file changed between the two calls; reading to the end is never wrong.
     Ok((start, if end > start { end } else { size }))
+}
+
+/// The next run of data of a sparse file from `at` on, which is a multiple of [`HOLE_BYTES`]: its start and at most its
+/// end. At the end of the file when there is none.
+///
+/// Every block of zeros is a hole, whether it takes room or not: how much room is given beside data depends on the file
+/// system and on how the file was written, and the same tree must be the same image everywhere.
+pub(super) fn next_content(file: &OwnedFd, mut at: u64, size: u64) -> Result<(u64, u64), Errno> {
+    let block_bytes = HOLE_BYTES as u64;
+    let mut block = [0; HOLE_BYTES];
+    while at < size {
+        let (start, end) = next_data(file, at, size)?;
+        let mut end = end.next_multiple_of(block_bytes).min(size);
+        at = if start < size { (start / block_bytes * block_bytes).max(at) } else { size };
+        // Where blocks are smaller, a run of ours may be several of the file system's.
+        while end < size {
+            let (start, more) = next_data(file, end, size)?;
+            if start / block_bytes * block_bytes > end {
+                break;
+            }
+            end = more.next_multiple_of(block_bytes).min(size);
+        }
+        while at < end {
+            let want = HOLE_BYTES.min(usize::try_from(end - at).unwrap_or(HOLE_BYTES));
+            let read = read_full(file, &mut block[..want], at)?;
+            if read < want || !is_zeros(&block[..read]) {
+                return Ok((at, end));
+            }
+            at += read as u64;
+        }
+    }
+    Ok((size, size))
+}
+
+/// Where the first block of zeros is in `bytes`, which lie in a file at the multiple `at` of [`HOLE_BYTES`].
+pub(super) fn first_zero_block(bytes: &[u8], at: u64) -> Option<usize> {
+    debug_assert!(at.is_multiple_of(HOLE_BYTES as u64));
+    bytes.chunks(HOLE_BYTES).position(is_zeros).map(|number| number * HOLE_BYTES)
+}
+
+fn is_zeros(block: &[u8]) -> bool {
+    const ZEROS: [u8; HOLE_BYTES] = [0; HOLE_BYTES];
+    block == &ZEROS[..block.len()]
 }
 
 /// Fills the buffer, or reads to the end of the file.

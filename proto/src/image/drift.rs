@@ -18,6 +18,7 @@ pub enum DriftKind {
     /// ACLs and capabilities among them.
     Xattr,
     Flags,
+    Project,
     LinkTarget,
     Device,
     /// It shares its inode with other names than the image says.
@@ -25,7 +26,7 @@ pub enum DriftKind {
 }
 
 impl DriftKind {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Missing,
         Self::Extra,
         Self::Type,
@@ -36,6 +37,7 @@ impl DriftKind {
         Self::Mtime,
         Self::Xattr,
         Self::Flags,
+        Self::Project,
         Self::LinkTarget,
         Self::Device,
         Self::HardLink,
@@ -54,6 +56,7 @@ impl DriftKind {
             Self::Mtime => "mtime",
             Self::Xattr => "xattr",
             Self::Flags => "flags",
+            Self::Project => "project",
             Self::LinkTarget => "link_target",
             Self::Device => "device",
             Self::HardLink => "hard_link",

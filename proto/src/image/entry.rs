@@ -16,13 +16,15 @@ pub const XATTRS_BYTES_MAX: usize = 1 << 20;
 pub const SEGMENTS_MAX: usize = 1 << 20;
 /// Largest file, holes included.
 pub const FILE_BYTES_MAX: u64 = i64::MAX as u64;
+/// Largest major and minor number of a device: Linux has 12 and 20 bits for them and drops others without a word.
+pub const DEVICE_NUMBERS_MAX: (u32, u32) = (0xfff, 0xf_ffff);
 /// Permission, set-id and sticky bits.
 pub const MODE_MASK: u32 = 0o7777;
 /// `chown` takes this number for "leave it".
 const NO_ID: u32 = u32::MAX;
 const NANOS_PER_SECOND: u32 = 1_000_000_000;
 
-/// Inode flags that mean the same on every file system that has them (`chattr` letters S i a d A D C).
+/// Inode flags that mean the same on every file system that has them (`chattr` letters S i a d A D C P).
 ///
 /// Others describe how one file system stores a file, so the same tree would get another id elsewhere.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -36,9 +38,11 @@ impl InodeFlags {
     pub const NO_ATIME: Self = Self(0x80);
     pub const DIR_SYNC: Self = Self(0x1_0000);
     pub const NO_COW: Self = Self(0x80_0000);
+    /// What is made in such a directory is of the directory's project.
+    pub const PROJECT_INHERIT: Self = Self(0x2000_0000);
     pub const NONE: Self = Self(0);
     /// All that an image keeps.
-    pub const KEPT: Self = Self(0x8 | 0x10 | 0x20 | 0x40 | 0x80 | 0x1_0000 | 0x80_0000);
+    pub const KEPT: Self = Self(0x8 | 0x10 | 0x20 | 0x40 | 0x80 | 0x1_0000 | 0x80_0000 | 0x2000_0000);
 
     /// Takes the flags that an image keeps from `FS_IOC_GETFLAGS`.
     pub const fn kept_of(bits: u32) -> Self {
@@ -75,7 +79,7 @@ impl fmt::Debug for Xattr {
     }
 }
 
-/// What many inodes have in common: permissions, owner, flags and extended attributes.
+/// What many inodes have in common: permissions, owner, flags, project and extended attributes.
 ///
 /// Comes only from [`Attributes::new`], so it can be written to an image and to a file system.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -84,16 +88,19 @@ pub struct Attributes {
     uid: u32,
     gid: u32,
     flags: InodeFlags,
+    project: u32,
     xattrs: Box<[Xattr]>,
 }
 
 /// Attributes or times that no inode can have.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EntryError {
-    #[error("mode {0:o} has bits beyond 7777")]
+    #[error("mode {0:o}, which has bits beyond 7777")]
     Mode(u32),
     #[error("owner or group 4294967295, which means none")]
     Owner,
+    #[error("project 4294967295, which means none")]
+    Project,
     #[error("{0} extended attributes where at most {XATTRS_MAX} are allowed")]
     XattrCount(usize),
     #[error("{0} bytes of extended attributes where at most {XATTRS_BYTES_MAX} are allowed")]
@@ -147,7 +154,12 @@ impl Attributes {
         if !xattrs.is_sorted_by(|one, next| one.name < next.name) {
             return Err(EntryError::XattrOrder);
         }
-        Ok(Self { mode, uid, gid, flags, xattrs: xattrs.into() })
+        Ok(Self { mode, uid, gid, flags, project: 0, xattrs: xattrs.into() })
+    }
+
+    /// The same in another project: a number that quotas go by, 0 in a new inode.
+    pub fn with_project(self, project: u32) -> Result<Self, EntryError> {
+        if project == NO_ID { Err(EntryError::Project) } else { Ok(Self { project, ..self }) }
     }
 
     /// Permission, set-id and sticky bits; zero in a symbolic link, which has none.
@@ -165,6 +177,11 @@ impl Attributes {
 
     pub fn flags(&self) -> InodeFlags {
         self.flags
+    }
+
+    /// 0 where the file system has no projects, and in what is neither a file nor a directory.
+    pub fn project(&self) -> u32 {
+        self.project
     }
 
     /// Sorted by name.
@@ -315,6 +332,9 @@ mod tests {
         assert_eq!(new(0, 0, vec![xattr(b"b", b""), xattr(b"a", b"")]), Err(EntryError::XattrOrder));
         assert_eq!(new(0, 0, vec![xattr(b"a", b"1"), xattr(b"a", b"2")]), Err(EntryError::XattrOrder));
         assert!(new(0o7777, u32::MAX - 1, vec![xattr(b"user.\xff\n", &[0; 65_536])]).is_ok());
+        let plain = new(0, 0, vec![]).unwrap();
+        assert_eq!(plain.clone().with_project(u32::MAX), Err(EntryError::Project));
+        assert_eq!(plain.with_project(7).unwrap().project(), 7);
         assert_eq!(Mtime::new(0, 1_000_000_000), Err(EntryError::Nanoseconds(1_000_000_000)));
     }
 

@@ -27,7 +27,7 @@
 //!              7 fifo
 //! time         0–15 that of the 16 last different ones, last used first;  16 ±n seconds follow;
 //!              17 ±n seconds and n nanoseconds, not zero, follow
-//! attributes   n mode, n uid, n gid, n flags, n xattrs, each b* name, b* value, sorted by name
+//! attributes   n mode, n uid, n gid, n flags, n project, n xattrs, each b* name, b* value, sorted by name
 //! ```
 //!
 //! *The next chunk* is one after the chunk that was named last, 0 at first. A segment is never empty, and no two
@@ -58,6 +58,9 @@ pub const MANIFEST_BLOCK_BYTES: usize = 64 << 10;
 pub const MANIFEST_BYTES_MAX: u64 = 256 << 20;
 /// Most chunks of one image. A reader sets 36 bytes aside for each.
 pub const CHUNKS_MAX: u64 = 7 << 20;
+/// Most uses of chunks in all files. A writer of the tree sets 16 bytes aside for each, and a few bytes of a manifest can
+/// say that a file is a list of chunks many times over.
+pub const CHUNK_USES_MAX: u64 = 16 << 20;
 const MAGIC: &[u8; 6] = b"shoal\x01";
 
 /// A checked manifest: every chunk that an entry names exists, and all bounds hold.
@@ -104,6 +107,8 @@ pub enum ManifestError {
     Pieces(#[from] PieceListError),
     #[error("{0} chunks where at most {CHUNKS_MAX} are allowed")]
     TooManyChunks(u64),
+    #[error("manifest entry {0} brings the uses of chunks beyond {CHUNK_USES_MAX}")]
+    TooManyUses(usize),
     #[error("a manifest of more than {MANIFEST_BYTES_MAX} bytes")]
     TooLong,
 }
@@ -304,8 +309,14 @@ impl Parts {
         Ok(())
     }
 
-    /// Checks that a file's segments name listed chunks and that no file is larger than a file can be.
-    fn check_file(&self, entry: usize, segments: &[Segment]) -> Result<(), ManifestError> {
+    /// Checks that a file's segments name listed chunks and that no file is larger than a file can be. Takes its uses of
+    /// chunks from `uses_left`.
+    fn check_file(
+        &self,
+        entry: usize,
+        segments: &[Segment],
+        uses_left: &mut u64,
+    ) -> Result<(), ManifestError> {
         let mut size = 0_u64;
         for segment in segments {
             let bytes = match *segment {
@@ -316,6 +327,8 @@ impl Parts {
                     if end > chunks as u64 {
                         return Err(ManifestError::Chunk { entry, chunk: end - 1, chunks });
                     }
+                    *uses_left =
+                        uses_left.checked_sub(count.into()).ok_or(ManifestError::TooManyUses(entry))?;
                     let run = &self.chunk_bytes[first as usize..][..count as usize];
                     run.iter().map(|&bytes| u64::from(bytes)).sum()
                 }
@@ -329,9 +342,10 @@ impl Parts {
     }
 
     fn join(self, tree: Tree) -> Result<Manifest, ManifestError> {
+        let mut uses_left = CHUNK_USES_MAX;
         for entry in tree.entries() {
             if let Kind::File(content) = entry.kind() {
-                self.check_file(entry.index().at(), content.segments())?;
+                self.check_file(entry.index().at(), content.segments(), &mut uses_left)?;
             }
         }
         Ok(Manifest {

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::entry::{
-    Attributes, Content, EntryIndex, Kind, Mtime, SEGMENTS_MAX, SYMLINK_TARGET_BYTES_MAX, Segment,
+    Attributes, Content, DEVICE_NUMBERS_MAX, EntryIndex, Kind, Mtime, SEGMENTS_MAX, SYMLINK_TARGET_BYTES_MAX,
+    Segment,
 };
 use super::path::{Component, DEPTH_MAX, ImagePath, PathError};
 
@@ -67,6 +68,10 @@ pub enum TreeError {
     Link { entry: usize, to: u32 },
     #[error("entry {entry} is a symbolic link with a target of {bytes} bytes or with a NUL in it")]
     Target { entry: usize, bytes: usize },
+    #[error("entry {entry} is device {major}:{minor}, beyond 4095:1048575")]
+    Device { entry: usize, major: u32, minor: u32 },
+    #[error("entry {0} has a mode, flags or a project, which its kind has not")]
+    Attributes(usize),
     #[error("entry {0} has more than {SEGMENTS_MAX} segments")]
     Segments(usize),
     #[error("more than {ENTRIES_MAX} entries, or more than 4 GiB of names")]
@@ -280,15 +285,39 @@ impl TreeBuilder {
         mtime: Mtime,
         kind: Kind<'_>,
     ) -> Result<EntryIndex, TreeError> {
-        let entry = self.tree.rows.len();
-        if let Kind::HardLink { to } = kind {
-            return Err(TreeError::Link { entry, to: to.get() });
-        }
+        let row = self.row(up, name, &attributes, mtime, kind)?;
+        let attributes = self.attributes_number(attributes);
+        Ok(self.commit(up, Row { attributes, ..row }))
+    }
+
+    /// As [`push`](Self::push), with the attributes of an earlier entry, by their number.
+    pub(super) fn push_known(
+        &mut self,
+        up: usize,
+        name: &[u8],
+        attributes: u32,
+        mtime: Mtime,
+        kind: Kind<'_>,
+    ) -> Result<EntryIndex, TreeError> {
+        let meant = Arc::clone(&self.tree.attributes[attributes as usize]);
+        let row = self.row(up, name, &meant, mtime, kind)?;
+        Ok(self.commit(up, Row { attributes, ..row }))
+    }
+
+    /// All of a row but the number of its attributes.
+    fn row(
+        &mut self,
+        up: usize,
+        name: &[u8],
+        attributes: &Attributes,
+        mtime: Mtime,
+        kind: Kind<'_>,
+    ) -> Result<Row, TreeError> {
+        check_attributes(self.tree.rows.len(), attributes, kind)?;
         let mut row = self.place(up, name, kind == Kind::Directory)?;
         (row.kind, row.content) = self.content(kind)?;
-        row.attributes = self.attributes_number(attributes);
         row.time = self.time_number(mtime);
-        Ok(self.commit(up, row))
+        Ok(row)
     }
 
     /// Adds another name of the inode at `to`.
@@ -397,6 +426,9 @@ impl TreeBuilder {
     }
 
     fn device(&mut self, major: u32, minor: u32) -> Result<u32, TreeError> {
+        if major > DEVICE_NUMBERS_MAX.0 || minor > DEVICE_NUMBERS_MAX.1 {
+            return Err(TreeError::Device { entry: self.tree.rows.len(), major, minor });
+        }
         self.tree.devices.push((major, minor));
         to_u32(self.tree.devices.len() - 1)
     }
@@ -420,6 +452,18 @@ impl TreeBuilder {
         }
         number
     }
+}
+
+/// One spelling for each tree: what a kind cannot have is not said of it.
+fn check_attributes(entry: usize, attributes: &Attributes, kind: Kind<'_>) -> Result<(), TreeError> {
+    let plain = attributes.flags().is_empty() && attributes.project() == 0;
+    let fits = match kind {
+        Kind::Directory | Kind::File(_) => true,
+        Kind::Symlink { .. } => plain && attributes.mode() == 0,
+        Kind::CharDevice { .. } | Kind::BlockDevice { .. } | Kind::Fifo => plain,
+        Kind::HardLink { to } => return Err(TreeError::Link { entry, to: to.get() }),
+    };
+    if fits { Ok(()) } else { Err(TreeError::Attributes(entry)) }
 }
 
 fn to_u32(count: usize) -> Result<u32, TreeError> {

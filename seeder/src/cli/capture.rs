@@ -14,6 +14,7 @@ use shoal_seeder::control;
 use shoal_seeder::home::Error as HomeError;
 use shoal_seeder::publish::{CaptureRequest, publish};
 
+use crate::cli::rules::Rules;
 use crate::cli::{Common, print_json, runtime};
 
 #[derive(Debug, Args)]
@@ -22,23 +23,13 @@ pub(crate) struct Capture {
     source: PathBuf,
     /// What to call the image; an image of this name is replaced and taken as parent
     name: ImageName,
-    /// Leave out what matches (rsync's pattern language; can be repeated)
-    #[arg(long, value_name = "PATTERN", allow_hyphen_values = true)]
-    exclude: Vec<String>,
-    /// Leave out what the patterns in FILE match, one a line (can be repeated)
-    #[arg(long, value_name = "FILE")]
-    exclude_from: Vec<PathBuf>,
+    #[command(flatten)]
+    rules: Rules,
 }
 
 impl Capture {
     pub(crate) fn run(self, common: &Common) -> anyhow::Result<Exit> {
-        let mut excludes = self.exclude;
-        for file in &self.exclude_from {
-            let text = std::fs::read_to_string(file)
-                .with_context(|| format!("cannot read exclude patterns from {}", file.display()))?;
-            let lines = text.lines().filter(|line| !line.trim().is_empty() && !line.starts_with(['#', ';']));
-            excludes.extend(lines.map(str::to_owned));
-        }
+        let excludes = self.rules.read()?;
         let source = self
             .source
             .canonicalize()

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use rustix::fs::{FallocateFlags, Mode, OFlags};
 use rustix::io::Errno;
 use shoal_proto::image::PieceIndex;
-use shoal_proto::image::entry::{Content, EntryIndex, Kind, Segment};
+use shoal_proto::image::entry::{EntryIndex, InodeFlags, Kind, Segment};
 use shoal_proto::image::manifest::Manifest;
 use shoal_proto::image::tree::Entry;
 
@@ -97,6 +97,10 @@ impl Apply {
         let count = u32::try_from(writes.len()).expect("at most the uses of the file");
         let whole = count == chunk_uses(entry.kind());
         let fd = if whole { self.create_file(entry, dir)? } else { self.begin(entry, dir)? };
+        if whole && has_hole(entry) {
+            // A file system may give room to what lies before a write beyond the end.
+            self.size_file(entry, &fd)?;
+        }
         let mut at = 0;
         while at < writes.len() {
             let first = writes[at];
@@ -145,15 +149,17 @@ impl Apply {
             Err(Errno::EXIST | Errno::LOOP) => root::remove(dir, name).and_then(|()| create()),
             done => done,
         };
-        created.map_err(|error| made(entry.path(), error))
+        let created = created.map_err(|error| made(entry.path(), error))?;
+        if entry.attributes().flags().intersects(InodeFlags::NO_COW) {
+            metadata::set_no_cow(&created);
+        }
+        Ok(created)
     }
 
     /// Gives a file its length, and its room where that pays.
     pub(super) fn size_file(&self, entry: Entry<'_>, fd: &OwnedFd) -> Result<(), ApplyError> {
         let size = self.manifest.size(entry);
-        let Kind::File(content) = entry.kind() else { return Ok(()) };
-        let hole = |segment: &Segment| matches!(segment, Segment::Hole { .. });
-        if size >= PREALLOCATE_BYTES && !content.segments().iter().any(hole) {
+        if size >= PREALLOCATE_BYTES && !has_hole(entry) {
             match rustix::fs::fallocate(fd, FallocateFlags::empty(), 0, size) {
                 Ok(()) => return Ok(()),
                 Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
@@ -165,10 +171,6 @@ impl Apply {
 
     /// The last byte is there: owner, mode, extended attributes, time.
     pub(super) fn finish_file(&self, entry: Entry<'_>, fd: &OwnedFd) -> Result<(), ApplyError> {
-        let Kind::File(content) = entry.kind() else { return Ok(()) };
-        if ends_in_hole(&content) {
-            rustix::fs::ftruncate(fd, self.manifest.size(entry)).map_err(|error| wrote(entry, error))?;
-        }
         self.set_metadata(entry, Inode::Open(fd))
     }
 
@@ -184,8 +186,9 @@ impl Apply {
     }
 }
 
-fn ends_in_hole(content: &Content<'_>) -> bool {
-    matches!(content.segments().last(), Some(Segment::Hole { .. }))
+fn has_hole(entry: Entry<'_>) -> bool {
+    let hole = |segment: &Segment| matches!(segment, Segment::Hole { .. });
+    matches!(entry.kind(), Kind::File(content) if content.segments().iter().any(hole))
 }
 
 fn wrote(entry: Entry<'_>, source: Errno) -> ApplyError {

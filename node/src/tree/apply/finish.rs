@@ -19,9 +19,7 @@ impl Apply {
                 Kind::Directory | Kind::HardLink { .. } => {}
                 Kind::File(_) if chunk_uses(entry.kind()) > 0 => {}
                 Kind::File(_) => self.make_empty_file(entry)?,
-                Kind::Symlink { target } => {
-                    self.make(entry, |dir, name| rustix::fs::symlinkat(target, dir, name))?
-                }
+                Kind::Symlink { target } => self.make_symlink(entry, target)?,
                 Kind::Fifo => self.make_node(entry, FileType::Fifo, (0, 0))?,
                 Kind::CharDevice { major, minor } => {
                     self.make_node(entry, FileType::CharacterDevice, (major, minor))?;
@@ -91,6 +89,16 @@ impl Apply {
         done.map_err(|error| made(entry.path(), error))
     }
 
+    fn make_symlink(&self, entry: Entry<'_>, target: &[u8]) -> Result<(), ApplyError> {
+        match self.make(entry, |dir, name| rustix::fs::symlinkat(target, dir, name)) {
+            // XFS takes 1023 bytes.
+            Err(ApplyError::Make { path, source: source @ (Errno::NAMETOOLONG | Errno::PERM) }) => {
+                self.target.fail_or_lose(path, Aspect::Target, source)
+            }
+            done => done,
+        }
+    }
+
     fn make_node(&self, entry: Entry<'_>, file_type: FileType, device: (u32, u32)) -> Result<(), ApplyError> {
         let device = rustix::fs::makedev(device.0, device.1);
         let mode = Mode::RUSR | Mode::WUSR;
@@ -110,12 +118,14 @@ impl Apply {
             rustix::fs::linkat(&*inode_dir, name(inode), dir, own, AtFlags::empty())
         };
         match self.make_in(entry, &dir, link) {
-            // Its device could not be made, which is a loss already.
-            Err(ApplyError::Make { path, source: Errno::NOENT })
-                if is_device(inode) && !self.target.privileged =>
-            {
-                self.target.fail_or_lose(path, Aspect::Device, Errno::PERM)
-            }
+            // It could not be made, which is a loss already.
+            Err(ApplyError::Make { path, source: Errno::NOENT }) => match inode.kind() {
+                Kind::Symlink { .. } => self.target.fail_or_lose(path, Aspect::Target, Errno::NAMETOOLONG),
+                Kind::CharDevice { .. } | Kind::BlockDevice { .. } => {
+                    self.target.fail_or_lose(path, Aspect::Device, Errno::OPNOTSUPP)
+                }
+                _ => Err(ApplyError::Make { path, source: Errno::NOENT }),
+            },
             done => done,
         }
     }
@@ -126,10 +136,6 @@ impl Apply {
             Err(error) => self.target.fail_or_lose(entry.path(), Aspect::Flags, error),
         }
     }
-}
-
-fn is_device(entry: Entry<'_>) -> bool {
-    matches!(entry.kind(), Kind::CharDevice { .. } | Kind::BlockDevice { .. })
 }
 
 fn name(entry: Entry<'_>) -> &[u8] {

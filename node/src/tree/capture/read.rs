@@ -57,6 +57,16 @@ pub(super) enum Body {
 #[derive(Debug)]
 pub(super) struct Stopped;
 
+/// Why a run of data stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stop {
+    /// All was read.
+    End,
+    Zeros,
+    /// The file got shorter.
+    Short,
+}
+
 /// Why an entry could not be said.
 enum Failure {
     Stopped,
@@ -223,34 +233,51 @@ impl<'a> Reader<'a> {
         let sparse = stat.stx_blocks.saturating_mul(512) < size;
         let mut at = 0;
         while at < size {
-            let (data, end) = if sparse { root::next_data(file, at, size)? } else { (at, size) };
+            let (data, end) = if sparse { root::next_content(file, at, size)? } else { (at, size) };
             if data > at {
                 batch.push(Event::Hole(data - at))?;
             }
-            let read = self.run(file, data, end, batch)?;
-            if read < end - data {
+            let (read, stop) = self.run(file, data, end, sparse, batch)?;
+            if stop == Stop::Short {
                 return Ok(data + read);
             }
-            at = end;
+            at = data + read;
         }
         Ok(size)
     }
 
-    /// Cuts one run of data, and says how many bytes there were: fewer than asked for when the file got shorter.
-    fn run(&mut self, file: &OwnedFd, start: u64, end: u64, batch: &mut Batch<'_>) -> Result<u64, Failure> {
+    /// Cuts one run of data and says how many bytes it had. In a sparse file it ends before a block of zeros.
+    fn run(
+        &mut self,
+        file: &OwnedFd,
+        start: u64,
+        end: u64,
+        sparse: bool,
+        batch: &mut Batch<'_>,
+    ) -> Result<(u64, Stop), Failure> {
         let mut at = start;
+        let mut stop = Stop::End;
         // Bytes of the window that wait for more: less than a chunk's maximum.
         let mut held = 0;
         while at < end {
             let left = usize::try_from(end - at).unwrap_or(usize::MAX);
-            let want = left.min(WINDOW_BYTES - held);
+            let room = WINDOW_BYTES - held;
+            // Of a sparse file whole blocks: some may be zeros.
+            let want = left.min(if sparse { room - room % root::HOLE_BYTES } else { room });
             if self.window.len() < held + want {
                 self.window.resize(held + want, 0);
             }
-            let got = root::read_full(file, &mut self.window[held..held + want], at)?;
+            let mut got = root::read_full(file, &mut self.window[held..held + want], at)?;
             self.progress.read(got as u64);
+            if got < want {
+                stop = Stop::Short;
+            }
+            if sparse && let Some(zeros) = root::first_zero_block(&self.window[held..held + got], at) {
+                got = zeros;
+                stop = Stop::Zeros;
+            }
             at += got as u64;
-            let last = at == end || got < want;
+            let last = at == end || stop != Stop::End;
             let filled = held + got;
             let mut chunks = Vec::new();
             let mut done = 0;
@@ -263,11 +290,11 @@ impl<'a> Reader<'a> {
             batch.push(Event::Chunks { data: self.window[..done].to_vec(), chunks })?;
             self.window.copy_within(done..filled, 0);
             held = filled - done;
-            if got < want {
+            if stop != Stop::End {
                 break;
             }
         }
-        Ok(at - start)
+        Ok((at - start, stop))
     }
 }
 

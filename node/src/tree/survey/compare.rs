@@ -12,6 +12,7 @@ use shoal_proto::image::plan::InodeKey;
 use shoal_proto::image::tree::Entry;
 
 use super::super::metadata::{self, Inode, ReadError};
+use super::super::project;
 use super::super::root;
 use super::super::verify::{VerifyError, VerifyMode};
 use super::{Surveyor, content, own_name};
@@ -103,6 +104,9 @@ fn compare_open(entry: Entry<'_>, fd: &OwnedFd, stat: &Statx) -> Result<Drifts, 
     }
     if metadata::read_flags(fd)? != entry.attributes().flags() {
         drifts.insert(DriftKind::Flags);
+    }
+    if project::read(fd)? != entry.attributes().project() {
+        drifts.insert(DriftKind::Project);
     }
     Ok(drifts)
 }

@@ -163,7 +163,7 @@ impl Update {
         for kind in step.drifts.kinds() {
             let (aspect, done) = match kind {
                 DriftKind::Flags => (Aspect::Flags, metadata::set_flags(&fd, attributes.flags())),
-                DriftKind::Mtime => (Aspect::Time, metadata::set_time(&fd, entry.mtime())),
+                DriftKind::Mtime => (Aspect::Time, metadata::set_time(Inode::Open(&fd), entry.mtime())),
                 DriftKind::Mode => {
                     (Aspect::Mode, rustix::fs::fchmod(&fd, Mode::from_raw_mode(attributes.mode())))
                 }

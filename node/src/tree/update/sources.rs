@@ -303,9 +303,11 @@ fn cut(
         return Ok(());
     }
     let chunker = Chunker::default();
+    let size = stat.stx_size;
+    let sparse = stat.stx_blocks.saturating_mul(512) < size;
     let mut at = 0;
-    while at < stat.stx_size {
-        let (start, end) = root::next_data(&file, at, stat.stx_size)?;
+    while at < size {
+        let (start, end) = if sparse { root::next_content(&file, at, size)? } else { (at, size) };
         at = start;
         while at < end {
             let want = window.len().min(usize::try_from(end - at).unwrap_or(usize::MAX));

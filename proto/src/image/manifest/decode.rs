@@ -15,7 +15,7 @@ use super::encode::{
 };
 use super::recent::{RECENT_TIMES, RecentTimes};
 use super::varint::{Reader, unzigzag};
-use super::{MAGIC, Manifest, ManifestError, Parts};
+use super::{CHUNK_USES_MAX, MAGIC, MANIFEST_BLOCK_BYTES, Manifest, ManifestError, Parts};
 use crate::cid::{ChunkId, Cid};
 
 /// Most bytes of one entry, and so of what is held back until the next block comes.
@@ -37,7 +37,7 @@ impl From<ManifestError> for Stop {
 
 /// [`push`](Self::push) the stream's bytes in order, in runs of any length, then [`finish`](Self::finish).
 ///
-/// After an error it must be dropped. Memory: the growing manifest, and at most one entry's bytes held back.
+/// After an error it must be dropped. Memory: the growing manifest, and at most one entry's bytes held back, twice.
 #[derive(Debug)]
 pub struct ManifestDecoder {
     pieces: u64,
@@ -45,6 +45,11 @@ pub struct ManifestDecoder {
     entries: u64,
     raw_bytes: u64,
     pending: Vec<u8>,
+    /// So many bytes must wait before they are looked at again: an item that comes in many runs is not read from its
+    /// start with each.
+    wanted: usize,
+    /// Uses of chunks that are still allowed.
+    uses_left: u64,
     state: State,
     parts: Parts,
     tree: TreeBuilder,
@@ -70,6 +75,8 @@ impl ManifestDecoder {
             entries: root.entries(),
             raw_bytes: root.raw_bytes(),
             pending: Vec::new(),
+            wanted: 0,
+            uses_left: CHUNK_USES_MAX,
             state: State::Header,
             parts: Parts::with_capacity(root.pieces(), root.chunks().min(root.manifest_bytes() / 33)),
             tree: TreeBuilder::with_capacity(root.entries().min(root.manifest_bytes() / 3)),
@@ -79,8 +86,12 @@ impl ManifestDecoder {
     }
 
     pub fn push(&mut self, bytes: &[u8]) -> Result<(), ManifestError> {
+        self.pending.extend_from_slice(bytes);
+        if self.pending.len() < self.wanted { Ok(()) } else { self.read_pending() }
+    }
+
+    fn read_pending(&mut self) -> Result<(), ManifestError> {
         let mut pending = std::mem::take(&mut self.pending);
-        pending.extend_from_slice(bytes);
         let mut done = 0;
         loop {
             if matches!(self.state, State::End) {
@@ -100,11 +111,16 @@ impl ManifestDecoder {
         if pending.len() > ENTRY_BYTES_MAX {
             return Err(ManifestError::EntryBytes(ENTRY_BYTES_MAX));
         }
+        self.wanted = match pending.len() {
+            0..MANIFEST_BLOCK_BYTES => 0,
+            held => (2 * held).min(ENTRY_BYTES_MAX + 1),
+        };
         self.pending = pending;
         Ok(())
     }
 
-    pub fn finish(self) -> Result<Manifest, ManifestError> {
+    pub fn finish(mut self) -> Result<Manifest, ManifestError> {
+        self.read_pending()?;
         if !matches!(self.state, State::End) {
             return Err(ManifestError::Short);
         }
@@ -132,7 +148,7 @@ impl ManifestDecoder {
                 }
                 let id = ChunkId::from_digest(reader.digest()?);
                 if self.parts.chunk_ids.len() as u64 == self.chunks {
-                    return Err(ManifestError::TooManyChunks(self.chunks + 1).into());
+                    agree("chunks", self.chunks + 1, self.chunks)?;
                 }
                 self.parts.push_chunk(id, u32::try_from(bytes).expect("at most CHUNK_BYTES_MAX"));
                 self.state = State::Chunks { cid, left: left - 1 };
@@ -188,20 +204,26 @@ impl ManifestDecoder {
             self.tree.push_hard_link(up, name, to).map_err(ManifestError::from)?;
             return Ok(());
         }
-        let attributes = self.attributes(entry, reader)?;
+        let known = self.tree.tree().attributes.len() as u64;
+        let number = reader.varint()?;
+        if number > known {
+            return Err(ManifestError::Number.into());
+        }
+        let new = if number == known { Some(self.attributes(entry, reader)?) } else { None };
         let mtime = self.time(entry, time_code, reader)?;
         let mut segments = Vec::new();
-        let mut next_chunk = self.next_chunk;
+        let (mut next_chunk, mut uses_left) = (self.next_chunk, self.uses_left);
         let kind = match kind {
             KIND_DIRECTORY => Kind::Directory,
             KIND_NEXT_CHUNK => {
                 let only = Segment::Chunks { first: next_chunk, count: 1 };
-                self.parts.check_file(entry, &[only])?;
+                self.parts.check_file(entry, &[only], &mut uses_left)?;
                 next_chunk += 1;
                 Kind::File(Content::One(only))
             }
             KIND_FILE => {
-                next_chunk = self.segments(entry, reader, &mut segments)?;
+                next_chunk = self.segments(reader, &mut segments)?;
+                self.parts.check_file(entry, &segments, &mut uses_left)?;
                 Kind::File(Content::Segments(&segments))
             }
             KIND_SYMLINK => Kind::Symlink { target: bytes(reader, SYMLINK_TARGET_BYTES_MAX)? },
@@ -212,18 +234,21 @@ impl ManifestDecoder {
             KIND_FIFO => Kind::Fifo,
             _ => unreachable!("three bits, and hard links are done"),
         };
-        self.tree.push(up, name, attributes, mtime, kind).map_err(ManifestError::from)?;
+        let pushed = match new {
+            Some(attributes) => self.tree.push(up, name, attributes, mtime, kind),
+            None => {
+                let number = u32::try_from(number).expect("at most one for each entry");
+                self.tree.push_known(up, name, number, mtime, kind)
+            }
+        };
+        pushed.map_err(ManifestError::from)?;
         self.times.use_time(mtime);
         self.next_chunk = next_chunk;
+        self.uses_left = uses_left;
         Ok(())
     }
 
-    fn segments(
-        &self,
-        entry: usize,
-        reader: &mut Reader<'_>,
-        segments: &mut Vec<Segment>,
-    ) -> Result<u32, Stop> {
+    fn segments(&self, reader: &mut Reader<'_>, segments: &mut Vec<Segment>) -> Result<u32, Stop> {
         let count = reader.length(SEGMENTS_MAX)?;
         let mut next_chunk = self.next_chunk;
         for done in 0..count {
@@ -247,7 +272,6 @@ impl ManifestDecoder {
         if matches!(segments[..], [Segment::Chunks { first, count: 1 }] if first == self.next_chunk) {
             return Err(ManifestError::NotCanonical("a file of the next chunk, spelt out").into());
         }
-        self.parts.check_file(entry, segments)?;
         Ok(next_chunk)
     }
 
@@ -269,16 +293,9 @@ impl ManifestDecoder {
     }
 
     fn attributes(&self, entry: usize, reader: &mut Reader<'_>) -> Result<Attributes, Stop> {
-        let number = reader.varint()?;
-        let known = &self.tree.tree().attributes;
-        if let Some(attributes) = usize::try_from(number).ok().and_then(|number| known.get(number)) {
-            return Ok(Attributes::clone(attributes));
-        }
-        if number != known.len() as u64 {
-            return Err(ManifestError::Number.into());
-        }
         let (mode, uid, gid) = (reader.varint_u32()?, reader.varint_u32()?, reader.varint_u32()?);
         let flags = InodeFlags::from_bits(reader.varint_u32()?).ok_or(ManifestError::Number)?;
+        let project = reader.varint_u32()?;
         let count = reader.length(XATTRS_MAX)?;
         let mut xattrs = Vec::new();
         for _ in 0..count {
@@ -287,6 +304,7 @@ impl ManifestDecoder {
             xattrs.push(Xattr { name, value });
         }
         let attributes = Attributes::new(mode, uid, gid, flags, xattrs)
+            .and_then(|attributes| attributes.with_project(project))
             .map_err(|source| ManifestError::Entry { entry, source })?;
         if self.tree.knows(&attributes) {
             return Err(ManifestError::NotCanonical("attributes spelt out").into());

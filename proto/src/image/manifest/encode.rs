@@ -197,6 +197,7 @@ fn put_attributes(out: &mut Vec<u8>, attributes: &Attributes) {
     put(out, u64::from(attributes.uid()));
     put(out, u64::from(attributes.gid()));
     put(out, u64::from(attributes.flags().bits()));
+    put(out, u64::from(attributes.project()));
     put(out, attributes.xattrs().len() as u64);
     for xattr in attributes.xattrs() {
         put_bytes(out, &xattr.name);
