@@ -348,7 +348,7 @@ fn nodes_that_want_different_pieces_complete_and_fall_silent() {
     let mut hosts = net.nodes(9);
     for (number, &host) in hosts.iter().enumerate() {
         // A third of the pieces is unwanted by each node, a few others by all but one or by all.
-        let unwanted = (0..60).filter(|&piece| (piece as usize + number) % 3 == 0 || piece > 55);
+        let unwanted = (0..60).filter(|&piece| (piece as usize + number).is_multiple_of(3) || piece > 55);
         let unwanted = set(60, unwanted.filter(|&piece| number > 0 || piece != 56));
         net.hosts[host] = net.hosts[host].take().map(|exchange| exchange.without(unwanted));
     }
