@@ -6,17 +6,23 @@
 //! 3. [`Apply::finish`] makes what has no content: symbolic links (now that nothing is opened by path any more),
 //!    devices, fifos, hard links; then flags, then directories' metadata, deepest first; then one `syncfs`.
 //!
+//! All of it goes on several threads. [`finish`](Apply::finish) does each step with all entries before it begins the
+//! next, and directories' metadata one level at a time.
+//!
 //! **Invariant:** a file's metadata is set once, after its last byte. Until `finish` returns, a target is not the
 //! image. A killed run leaves a part; the next run with the same manifest replaces whatever is in its way.
 //!
-//! Memory: the manifest's, 5 bytes an entry, 4 bytes a chunk and 16 bytes for each use of one.
+//! Memory: the manifest's, 5 bytes an entry, 4 bytes more a directory, 4 bytes a chunk and 16 bytes for each use of one.
 
+mod crew;
 mod files;
 mod finish;
 mod room;
+mod writeback;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -29,7 +35,9 @@ use shoal_proto::image::entry::EntryIndex;
 use shoal_proto::image::manifest::{ChunkPlaces, Manifest};
 use shoal_proto::image::{ImagePath, PieceIndex};
 
+use self::crew::Levels;
 use self::files::Files;
+use self::writeback::Writeback;
 use super::metadata;
 pub use super::metadata::Aspect;
 use super::root::{self, Directories};
@@ -55,9 +63,11 @@ impl Default for ApplyOptions {
 pub struct Apply {
     manifest: Arc<Manifest>,
     target: Target,
+    levels: Levels,
     places: ChunkPlaces,
     files: Files,
     pieces: Vec<AtomicU8>,
+    writeback: Writeback,
     started: Instant,
 }
 
@@ -140,11 +150,13 @@ impl Apply {
         if options.check_room {
             room::check(&manifest, &target)?;
         }
-        target.make_directories(&manifest)?;
+        let levels = Levels::of(manifest.tree());
+        target.make_directories(&manifest, &levels)?;
         let places = manifest.places();
         let files = Files::of(&manifest);
         let pieces = manifest.content().indexes().map(|_| AtomicU8::new(PIECE_MISSING)).collect();
-        Ok(Self { manifest, target, places, files, pieces, started })
+        let writeback = Writeback::start(target.open_again()?);
+        Ok(Self { manifest, target, levels, places, files, pieces, writeback, started })
     }
 
     pub fn manifest(&self) -> &Arc<Manifest> {
@@ -166,6 +178,7 @@ impl Apply {
             return Ok(());
         }
         self.write_chunks(piece, raw)?;
+        self.writeback.wrote(raw.len());
         state.store(PIECE_WRITTEN, Ordering::Release);
         Ok(())
     }
@@ -177,7 +190,9 @@ impl Apply {
         if missing > 0 {
             return Err(ApplyError::Incomplete { missing });
         }
+        self.writeback.sync_soon();
         self.finish_tree()?;
+        drop(self.writeback);
         self.target.sync()?;
         let losses = self.target.losses.into_inner().unwrap_or_else(PoisonError::into_inner);
         Ok(ApplyReport {
@@ -194,7 +209,7 @@ pub(super) struct Target {
     pub(super) path: PathBuf,
     pub(super) directories: Directories,
     /// One directory of each further file system mounted in the target.
-    mounts: Mutex<Vec<Arc<std::os::fd::OwnedFd>>>,
+    mounts: Mutex<Vec<Arc<OwnedFd>>>,
     pub(super) losses: Mutex<Losses>,
     pub(super) privileged: bool,
 }
@@ -212,47 +227,49 @@ impl Target {
         })
     }
 
-    fn make_directories(&self, manifest: &Manifest) -> Result<(), ApplyError> {
-        let make = |path: ImagePath| move |source| made(path, source);
-        let top = self.directories.top();
-        metadata::open_for_filling(top).map_err(make(ImagePath::ROOT))?;
-        for entry in manifest.entries().filter(|entry| entry.is_directory()) {
-            let Some(name) = entry.name() else { continue };
-            let path = || entry.path();
-            let parent = self.open_directory(manifest, entry.parent())?;
-            let name = name.bytes();
-            match rustix::fs::mkdirat(&*parent, name, Mode::RWXU) {
-                Ok(()) => continue,
-                Err(Errno::EXIST) => {}
-                Err(error) => return Err(made(path(), error)),
-            }
-            match root::open_closed_directory_in(&parent, name) {
-                Ok(there) => {
-                    metadata::open_for_filling(&there).map_err(|error| made(path(), error))?;
-                    self.note_mount(&parent, there);
-                }
-                Err(Errno::NOTDIR | Errno::LOOP | Errno::NXIO) => {
-                    root::remove(&parent, name).map_err(|error| made(path(), error))?;
-                    rustix::fs::mkdirat(&*parent, name, Mode::RWXU).map_err(|error| made(path(), error))?;
-                }
-                Err(error) => return Err(made(path(), error)),
-            }
-        }
-        Ok(())
+    fn open_again(&self) -> Result<OwnedFd, ApplyError> {
+        let opened = root::open_directory_in(self.directories.top(), b".");
+        opened.map_err(|error| ApplyError::Target { path: self.path.clone(), source: error.into() })
     }
 
-    fn note_mount(&self, parent: &std::os::fd::OwnedFd, there: std::os::fd::OwnedFd) {
+    fn make_directories(&self, manifest: &Manifest, levels: &Levels) -> Result<(), ApplyError> {
+        let top = self.directories.top();
+        metadata::open_for_filling(top).map_err(|error| made(ImagePath::ROOT, error))?;
+        levels.top_down(|directory| {
+            let entry = manifest.entry(directory);
+            let Some(name) = entry.name() else { return Ok(()) };
+            let parent = self.open_directory(manifest, entry.parent())?;
+            self.make_directory(&parent, name.bytes()).map_err(|error| made(entry.path(), error))
+        })
+    }
+
+    fn make_directory(&self, parent: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
+        match rustix::fs::mkdirat(parent, name, Mode::RWXU) {
+            Err(Errno::EXIST) => {}
+            done => return done,
+        }
+        match root::open_closed_directory_in(parent, name) {
+            Ok(there) => {
+                metadata::open_for_filling(&there)?;
+                self.note_mount(parent, there);
+                Ok(())
+            }
+            Err(Errno::NOTDIR | Errno::LOOP | Errno::NXIO) => {
+                root::remove(parent, name)?;
+                rustix::fs::mkdirat(parent, name, Mode::RWXU)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn note_mount(&self, parent: &OwnedFd, there: OwnedFd) {
         let device = |fd| root::stat(fd).map(|stat| (stat.stx_dev_major, stat.stx_dev_minor)).ok();
         if device(parent) != device(&there) {
             self.mounts.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::new(there));
         }
     }
 
-    fn open_directory(
-        &self,
-        manifest: &Manifest,
-        directory: EntryIndex,
-    ) -> Result<Arc<std::os::fd::OwnedFd>, ApplyError> {
+    fn open_directory(&self, manifest: &Manifest, directory: EntryIndex) -> Result<Arc<OwnedFd>, ApplyError> {
         self.directories
             .open(manifest.tree(), directory.get())
             .map_err(|source| made(manifest.entry(directory).path(), source))

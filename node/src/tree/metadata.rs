@@ -262,7 +262,11 @@ pub(super) fn set(
         }
     }
     let (uid, gid) = (Some(Uid::from_raw(attributes.uid())), Some(Gid::from_raw(attributes.gid())));
+    // A change to what is there already would still go through the file system's journal.
+    let stat = inode.stat().ok();
+    let owned = stat.is_some_and(|stat| (stat.stx_uid, stat.stx_gid) == (attributes.uid(), attributes.gid()));
     let owner = match inode {
+        _ if owned => Ok(()),
         Inode::Open(fd) => rustix::fs::fchown(fd, uid, gid),
         Inode::Named(dir, name) => rustix::fs::chownat(dir, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW),
     };
@@ -280,14 +284,17 @@ pub(super) fn set(
             failed(aspect, error);
         }
     };
+    let moded = owned && stat.is_some_and(|stat| u32::from(stat.stx_mode) & MODE_MASK == mode);
     let mode = Mode::from_raw_mode(mode);
     match inode {
         Inode::Open(fd) => {
-            check(Aspect::Mode, rustix::fs::fchmod(fd, mode));
+            if !moded {
+                check(Aspect::Mode, rustix::fs::fchmod(fd, mode));
+            }
             check(Aspect::Project, project::set(fd, attributes.project()));
         }
         // Our own device or fifo of a moment ago, in a directory that nobody else can enter.
-        Inode::Named(dir, name) if !link => {
+        Inode::Named(dir, name) if !link && !moded => {
             check(Aspect::Mode, rustix::fs::chmodat(dir, name, mode, AtFlags::empty()));
         }
         Inode::Named(..) => {}

@@ -17,6 +17,8 @@ use super::{Apply, ApplyError, made};
 
 /// From this size on, a file is given its room at once: its pieces come in any order, and would lie scattered.
 const PREALLOCATE_BYTES: u64 = 8 << 20;
+/// Of a mode, what may hold before its owner does: neither set-id bits nor the sticky bit.
+const PERMISSIONS: u32 = 0o777;
 /// Files of several pieces are begun under one of so many locks.
 const STRIPES: usize = 64;
 
@@ -96,7 +98,7 @@ impl Apply {
         let left = &self.files.left[entry.index().at()];
         let count = u32::try_from(writes.len()).expect("at most the uses of the file");
         let whole = count == chunk_uses(entry.kind());
-        let fd = if whole { self.create_file(entry, dir)? } else { self.begin(entry, dir)? };
+        let fd = if whole { self.create_whole_file(entry, dir)? } else { self.begin(entry, dir)? };
         if whole && has_hole(entry) {
             // A file system may give room to what lies before a write beyond the end.
             self.size_file(entry, &fd)?;
@@ -130,7 +132,7 @@ impl Apply {
             let stripe = &self.files.stripes[entry.index().at() % STRIPES];
             let _guard = stripe.lock().unwrap_or_else(PoisonError::into_inner);
             if begun.load(Ordering::Acquire) == 0 {
-                let fd = self.create_file(entry, dir)?;
+                let fd = self.create_file(entry, dir, Mode::RUSR | Mode::WUSR)?;
                 self.size_file(entry, &fd)?;
                 begun.store(1, Ordering::Release);
                 return Ok(fd);
@@ -140,10 +142,15 @@ impl Apply {
         root::open_in(dir, name, OFlags::WRONLY, Mode::empty()).map_err(|error| wrote(entry, error))
     }
 
+    /// A file that is opened once. It is made with its own permissions where they can hold already: setting them
+    /// later would cost more. Nobody else can enter the directory yet.
+    pub(super) fn create_whole_file(&self, entry: Entry<'_>, dir: &OwnedFd) -> Result<OwnedFd, ApplyError> {
+        self.create_file(entry, dir, Mode::from_raw_mode(entry.attributes().mode() & PERMISSIONS))
+    }
+
     /// A new, empty file; whatever had its name is gone.
-    pub(super) fn create_file(&self, entry: Entry<'_>, dir: &OwnedFd) -> Result<OwnedFd, ApplyError> {
+    fn create_file(&self, entry: Entry<'_>, dir: &OwnedFd, mode: Mode) -> Result<OwnedFd, ApplyError> {
         let name = entry.name().map_or(&b""[..], |name| name.bytes());
-        let mode = Mode::RUSR | Mode::WUSR;
         let create = || root::open_in(dir, name, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL, mode);
         let created = match create() {
             Err(Errno::EXIST | Errno::LOOP) => root::remove(dir, name).and_then(|()| create()),

@@ -9,48 +9,58 @@ use shoal_proto::image::tree::Entry;
 
 use super::super::metadata::{self, Aspect, Inode};
 use super::super::root;
+use super::crew;
 use super::files::chunk_uses;
 use super::{Apply, ApplyError, made};
 
 impl Apply {
     pub(super) fn finish_tree(&self) -> Result<(), ApplyError> {
-        for entry in self.manifest.entries() {
-            match entry.kind() {
-                Kind::Directory | Kind::HardLink { .. } => {}
-                Kind::File(_) if chunk_uses(entry.kind()) > 0 => {}
-                Kind::File(_) => self.make_empty_file(entry)?,
-                Kind::Symlink { target } => self.make_symlink(entry, target)?,
-                Kind::Fifo => self.make_node(entry, FileType::Fifo, (0, 0))?,
-                Kind::CharDevice { major, minor } => {
-                    self.make_node(entry, FileType::CharacterDevice, (major, minor))?;
-                }
-                Kind::BlockDevice { major, minor } => {
-                    self.make_node(entry, FileType::BlockDevice, (major, minor))?;
-                }
-            }
-        }
-        for entry in self.manifest.entries() {
-            if let Kind::HardLink { to } = entry.kind() {
-                self.make_hard_link(entry, to)?;
-            }
-        }
+        self.each_entry(|entry| self.make_without_content(entry))?;
+        self.each_entry(|entry| match entry.kind() {
+            Kind::HardLink { to } => self.make_hard_link(entry, to),
+            _ => Ok(()),
+        })?;
         // An immutable file takes no further name and an immutable directory no entry: flags come after both.
-        for entry in self.manifest.entries() {
-            if matches!(entry.kind(), Kind::File(_)) && !entry.attributes().flags().is_empty() {
-                let dir = self.parent(entry)?;
-                let opened =
-                    root::open_in(&dir, name(entry), OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty());
-                self.set_flags(entry, &opened.map_err(|error| made(entry.path(), error))?)?;
+        self.each_entry(|entry| {
+            if !matches!(entry.kind(), Kind::File(_)) || entry.attributes().flags().is_empty() {
+                return Ok(());
             }
-        }
-        for entry in self.manifest.entries().rev().filter(|entry| entry.is_directory()) {
-            let dir = self.target.open_directory(&self.manifest, entry.index())?;
+            let dir = self.parent(entry)?;
+            let opened = root::open_in(&dir, name(entry), OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty());
+            self.set_flags(entry, &opened.map_err(|error| made(entry.path(), error))?)
+        })?;
+        // An ordinary user can close a directory to himself: those in it are opened first.
+        self.levels.bottom_up(|directory| {
+            let entry = self.manifest.entry(directory);
+            let dir = self.target.open_directory(&self.manifest, directory)?;
             self.set_metadata(entry, Inode::Open(&dir))?;
-            if !entry.attributes().flags().is_empty() {
-                self.set_flags(entry, &dir)?;
+            if entry.attributes().flags().is_empty() { Ok(()) } else { self.set_flags(entry, &dir) }
+        })
+    }
+
+    fn each_entry(
+        &self,
+        work: impl Fn(Entry<'_>) -> Result<(), ApplyError> + Sync,
+    ) -> Result<(), ApplyError> {
+        let tree = self.manifest.tree();
+        let entry = |at: usize| Some(tree.entry(tree.index(u32::try_from(at).ok()?)?));
+        crew::each(tree.len(), |at| entry(at).map_or(Ok(()), &work))
+    }
+
+    fn make_without_content(&self, entry: Entry<'_>) -> Result<(), ApplyError> {
+        match entry.kind() {
+            Kind::Directory | Kind::HardLink { .. } => Ok(()),
+            Kind::File(_) if chunk_uses(entry.kind()) > 0 => Ok(()),
+            Kind::File(_) => self.make_empty_file(entry),
+            Kind::Symlink { target } => self.make_symlink(entry, target),
+            Kind::Fifo => self.make_node(entry, FileType::Fifo, (0, 0)),
+            Kind::CharDevice { major, minor } => {
+                self.make_node(entry, FileType::CharacterDevice, (major, minor))
+            }
+            Kind::BlockDevice { major, minor } => {
+                self.make_node(entry, FileType::BlockDevice, (major, minor))
             }
         }
-        Ok(())
     }
 
     fn parent(&self, entry: Entry<'_>) -> Result<std::sync::Arc<OwnedFd>, ApplyError> {
@@ -59,7 +69,7 @@ impl Apply {
 
     fn make_empty_file(&self, entry: Entry<'_>) -> Result<(), ApplyError> {
         let dir = self.parent(entry)?;
-        let fd = self.create_file(entry, &dir)?;
+        let fd = self.create_whole_file(entry, &dir)?;
         self.size_file(entry, &fd)?;
         self.finish_file(entry, &fd)
     }
