@@ -127,10 +127,18 @@ impl Catalog {
         Ok(())
     }
 
+    /// Where the captures of an image leave word for the next one of what they saw of the tree: derived, never
+    /// published, and no image by its name.
+    pub fn seen_path(&self, name: &ImageName) -> PathBuf {
+        self.images_dir.join(format!(".{name}.seen"))
+    }
+
     /// Takes an image out of the catalog; its blocks stay until they are collected.
     pub fn remove(&mut self, name: &ImageName) -> Result<(), Error> {
         let path = self.images_dir.join(self.find(name)?.name.name.as_str());
         std::fs::remove_file(&path).map_err(|source| durable::Error::Write { path, source })?;
+        // May never have been written; without its image it says nothing.
+        let _ = std::fs::remove_file(self.seen_path(name));
         self.images.remove(name);
         Ok(())
     }

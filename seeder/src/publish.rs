@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use shoal_node::manifest::load_manifest;
 use shoal_node::store::{self, Store};
-use shoal_node::tree::capture::{CaptureError, CaptureOptions, CaptureReport, Captured, capture};
+use shoal_node::tree::capture::{CaptureError, CaptureOptions, CaptureReport, Captured, Parent, capture};
 use shoal_node::tree::exclude::{Excludes, PatternError};
 use shoal_proto::image::{ImageName, NameRecord};
 use shoal_proto::signing::Signed;
@@ -70,14 +70,15 @@ pub fn publish(
     let name = &request.name;
     // Without a parent the image is as good, and an update of it larger.
     let parent = catalog.find(name).ok().and_then(|image| match load_manifest(store, &image.root) {
-        Ok(manifest) => Some(Arc::new(manifest)),
+        Ok(manifest) => Some(Parent { root: image.root.clone(), manifest: Arc::new(manifest) }),
         Err(error) => {
             tracing::warn!(%name, %error, "the image of this name cannot be read and is not taken as parent");
             None
         }
     });
     let excludes = Excludes::new(&request.excludes)?;
-    let options = CaptureOptions { excludes, parent, ..CaptureOptions::default() };
+    let seen = Some(catalog.seen_path(name));
+    let options = CaptureOptions { excludes, parent, seen, ..CaptureOptions::default() };
     let Captured { root, report, .. } = capture(&request.source, &options, store, &())?;
     store.sync()?;
     let record = NameRecord { name: name.clone(), image: root.image_id() };

@@ -20,6 +20,14 @@ impl BlockSink for Blocks {
         self.0.lock().unwrap().insert(block.cid, block.clone());
         Ok(())
     }
+
+    fn held(&self, cid: &Cid) -> Option<u64> {
+        self.0.lock().unwrap().get(cid).map(|block| block.payload.len() as u64)
+    }
+
+    fn get(&self, cid: &Cid) -> Option<EncodedBlock> {
+        self.0.lock().unwrap().get(cid).cloned()
+    }
 }
 
 impl Blocks {
