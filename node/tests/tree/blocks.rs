@@ -13,7 +13,7 @@ use shoal_proto::image::{ManifestDecoder, RootRecord};
 
 /// Blocks in memory.
 #[derive(Default)]
-pub(crate) struct Blocks(Mutex<HashMap<Cid, EncodedBlock>>);
+pub(crate) struct Blocks(pub(crate) Mutex<HashMap<Cid, EncodedBlock>>);
 
 impl BlockSink for Blocks {
     fn put(&self, block: &EncodedBlock) -> Result<(), BlockSinkError> {
