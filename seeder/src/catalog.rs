@@ -212,12 +212,8 @@ mod tests {
         fs::write(tree.path().join("file"), name).unwrap();
         let store = Store::open(&home.store_dir()).unwrap();
         let mut catalog = Catalog::open(home).unwrap();
-        let request = CaptureRequest {
-            source: tree.path().to_owned(),
-            name: name.parse().unwrap(),
-            excludes: Vec::new(),
-        };
-        publish(home, &store, &mut catalog, &request).unwrap();
+        let request = CaptureRequest::new(tree.path().to_owned(), name.parse().unwrap());
+        publish(home, &store, &mut catalog, &request, &()).unwrap();
         catalog
     }
 

@@ -108,7 +108,7 @@ impl Seen {
         if self.group.as_ref().is_none_or(|(loaded, _)| *loaded != group) {
             self.group = Some((group, self.load(group).unwrap_or_default()));
         }
-        let at = (row % ROWS_PER_GROUP as u64) as usize * ROW_BYTES;
+        let at = entry as usize % ROWS_PER_GROUP * ROW_BYTES;
         let (_, rows) = self.group.as_ref()?;
         let row = rows.get(at..at + ROW_BYTES)?;
         let stamp = Stamp {

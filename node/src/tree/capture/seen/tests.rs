@@ -49,7 +49,7 @@ fn damage_costs_the_group_that_it_is_in() {
     let mut seen = Seen::open(&path, &image, HERE).unwrap();
     assert_eq!((seen.stamp(1023), seen.stamp(1024), seen.stamp(2047)), (Some(stamp(1024)), None, None));
     assert_eq!(seen.stamp(2048), Some(stamp(2049)));
-    bytes[40] ^= 1;
+    bytes[50] ^= 1;
     fs::write(&path, &bytes).unwrap();
     assert!(Seen::open(&path, &image, HERE).is_none(), "a damaged header");
 }
