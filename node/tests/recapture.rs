@@ -18,7 +18,9 @@ use blocks::Blocks;
 use fixture::{Scratch, is_root, make_tree, noise, set_time, set_xattr};
 use rustix::fs::{Gid, IFlags, Uid};
 use shoal_node::block::EncodedBlock;
-use shoal_node::tree::capture::{CaptureOptions, CaptureProgress, Captured, Parent, capture};
+use shoal_node::tree::capture::{
+    BlockSink, BlockSinkError, CaptureOptions, CaptureProgress, Captured, Parent, capture,
+};
 use shoal_node::tree::exclude::Excludes;
 use shoal_proto::cid::Cid;
 use snapshot::snapshot;
@@ -330,6 +332,36 @@ fn a_damaged_block_of_the_parent_never_reaches_the_image() {
     let second = capture(&bench.source, &bench.options(Some(&first)), &bench.blocks, &()).unwrap();
     assert_eq!((second.report.new_blocks, second.report.blocks), (1, 2));
     assert_eq!(pieces(&second)[1], pieces(&first)[0]);
+    bench.assert_holds(&second);
+}
+
+/// A store that gives other bytes than it took.
+struct Liar<'a>(&'a Blocks);
+
+impl BlockSink for Liar<'_> {
+    fn put(&self, block: &EncodedBlock) -> Result<(), BlockSinkError> {
+        self.0.put(block)
+    }
+
+    fn held(&self, cid: &Cid) -> Option<u64> {
+        self.0.held(cid)
+    }
+
+    fn raw(&self, cid: &Cid) -> Option<Vec<u8>> {
+        let mut raw = BlockSink::raw(self.0, cid)?;
+        raw[0] ^= 1;
+        Some(raw)
+    }
+}
+
+#[test]
+fn bytes_that_are_not_the_chunks_they_stand_for_are_not_laid() {
+    let bench = Bench::new();
+    let first = bench.captured(None);
+    fs::remove_file(bench.source.join("a/min")).unwrap();
+    let liar = Liar(&bench.blocks);
+    let second = capture(&bench.source, &bench.options(Some(&first)), &liar, &()).unwrap();
+    assert!(second.report.new_blocks > 0, "laid of files");
     bench.assert_holds(&second);
 }
 

@@ -231,6 +231,19 @@ mod tests {
     }
 
     #[test]
+    fn what_a_capture_saw_is_kept_beside_its_image_and_goes_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::open(dir.path()).unwrap();
+        let mut catalog = published(&home, "debian");
+        let name = "debian".parse().unwrap();
+        assert!(catalog.seen_path(&name).exists());
+        let again = Catalog::open(&home).unwrap();
+        assert_eq!((again.images().count(), again.damaged().len()), (1, 0), "it is no image");
+        catalog.remove(&name).unwrap();
+        assert_eq!(fs::read_dir(home.images_dir()).unwrap().count(), 0);
+    }
+
+    #[test]
     fn what_an_interrupted_write_left_is_no_image() {
         let dir = tempfile::tempdir().unwrap();
         let home = Home::open(dir.path()).unwrap();

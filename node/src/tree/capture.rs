@@ -53,8 +53,8 @@ pub const UNREADABLE_LISTED_MAX: usize = 1000;
 pub const CHANGED_LISTED_MAX: usize = 1000;
 /// Most that the error's one line names.
 const UNREADABLE_SHOWN_MAX: usize = 5;
-/// zstd level of blocks: higher ones cost more time than the bytes they save take to move.
-pub const LEVEL_DEFAULT: i32 = 3;
+/// zstd level of blocks. The next one saves 3 % of an OS tree's bytes and costs half as much work again.
+pub const LEVEL_DEFAULT: i32 = 2;
 
 /// What a capture leaves out, what it builds on, and how hard it works.
 #[derive(Clone, Debug)]
@@ -117,8 +117,9 @@ pub trait BlockSink: Sync {
         None
     }
 
-    /// A block that is here; unverified. `None` when it cannot be read: the capture goes on without it.
-    fn get(&self, cid: &Cid) -> Option<EncodedBlock> {
+    /// The raw bytes of a block that is here. `None` when it cannot be read: the capture goes on without it, and may
+    /// put it again.
+    fn raw(&self, cid: &Cid) -> Option<Vec<u8>> {
         let _ = cid;
         None
     }
@@ -134,15 +135,16 @@ impl BlockSink for Store {
         self.payload_bytes(cid)
     }
 
-    fn get(&self, cid: &Cid) -> Option<EncodedBlock> {
-        let failed = |error| tracing::warn!(%cid, %error, "a block of the parent image cannot be read");
-        let block = Store::get(self, cid).map_err(failed).ok().flatten()?;
-        if block.decode().is_ok() {
-            return Some(block);
+    fn raw(&self, cid: &Cid) -> Option<Vec<u8>> {
+        let failed =
+            |error: &dyn fmt::Display| tracing::warn!(%cid, %error, "a block of the parent image is lost");
+        // A block that the store found damaged it has forgotten already.
+        let block = self.get(cid).map_err(|error| failed(&error)).ok().flatten()?;
+        let raw = block.decode().map_err(|error| failed(&error));
+        if raw.is_err() {
+            self.discard(cid);
         }
-        // What made the same name may be put again.
-        self.discard(cid);
-        None
+        raw.ok()
     }
 }
 

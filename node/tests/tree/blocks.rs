@@ -25,8 +25,8 @@ impl BlockSink for Blocks {
         self.0.lock().unwrap().get(cid).map(|block| block.payload.len() as u64)
     }
 
-    fn get(&self, cid: &Cid) -> Option<EncodedBlock> {
-        self.0.lock().unwrap().get(cid).cloned()
+    fn raw(&self, cid: &Cid) -> Option<Vec<u8>> {
+        self.0.lock().unwrap().get(cid)?.decode().ok()
     }
 }
 

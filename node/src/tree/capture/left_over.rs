@@ -18,7 +18,7 @@ pub(super) enum Trouble {
     Lost(HashSet<Cid>),
 }
 
-/// One block of the parent, decoded.
+/// One block of the parent. What the sink says of it is checked chunk by chunk.
 struct Open<'a> {
     parent: &'a ParentPieces,
     sink: &'a dyn BlockSink,
@@ -62,10 +62,7 @@ impl Open<'_> {
         let piece = manifest.piece_of(chunk);
         if self.piece != Some(piece) {
             let cid = manifest.content().piece(piece).cid;
-            let read = self.sink.get(&cid).filter(|block| block.cid == cid);
-            if read.is_none_or(|block| block.decode_into(&mut self.raw).is_err()) {
-                self.raw.clear();
-            }
+            self.raw = self.sink.raw(&cid).unwrap_or_default();
             (self.piece, self.next) = (Some(piece), (manifest.piece_chunks(piece).start, 0));
         }
         let (mut at, mut start) = self.next;

@@ -73,14 +73,14 @@ struct Stored {
 /// Reads every row of the scan and stores the blocks.
 pub(super) fn pack(
     setting: &Setting<'_>,
-    mut scan: Scan,
+    mut whole_scan: Scan,
     seen: (Option<Seen>, Option<SeenWriter>),
 ) -> Result<Packed, PackError> {
     let threads = setting.options.threads.max(1);
-    let unreadable = std::mem::take(&mut scan.unreadable);
+    let unreadable = std::mem::take(&mut whole_scan.unreadable);
     let block_bytes = match &setting.parent {
-        Some(parent) => parent.block_bytes_for(scan.data_bytes),
-        None => block_bytes_for(scan.data_bytes),
+        Some(parent) => parent.block_bytes_for(whole_scan.data_bytes),
+        None => block_bytes_for(whole_scan.data_bytes),
     };
     let layout = Layout::new(block_bytes, setting.parent.clone());
     let (jobs_in, jobs) = bounded::<Job>(threads);
@@ -88,7 +88,7 @@ pub(super) fn pack(
     let (blocks_in, blocks) = bounded::<Block>(threads);
     let stored = Mutex::new(Stored::default());
     let (batch_buffers, block_buffers) = (Buffers::default(), Buffers::default());
-    let (scan, batch_buffers, block_buffers) = (&scan, &batch_buffers, &block_buffers);
+    let (scan, batch_buffers, block_buffers) = (&whole_scan, &batch_buffers, &block_buffers);
 
     let (closed, trouble) = std::thread::scope(|scope| {
         scope.spawn(move || dispatch(scan, &jobs_in, &order_in));
@@ -115,6 +115,9 @@ pub(super) fn pack(
         (closed, trouble)
     });
     let stored = stored.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let counts = scan.counts;
+    // With a million entries it takes a fifth of the memory that the next steps need.
+    drop(whole_scan);
     let fail = |error| Err(PackError::Capture(error));
     match (closed.unreadable, stored.failure, closed.failure, trouble) {
         (unreadable, ..) if unreadable.count > 0 => fail(CaptureError::Unreadable(unreadable)),
@@ -123,7 +126,7 @@ pub(super) fn pack(
         (.., Some(Trouble::Stopped)) => unreachable!("compressors stop at a failure that they keep"),
         (unreadable, None, None, None) => {
             let closed = Closed { unreadable, failure: None, ..closed };
-            assemble(closed, &stored.blocks, scan.counts, setting).map_err(PackError::Capture)
+            assemble(closed, &stored.blocks, counts, setting).map_err(PackError::Capture)
         }
     }
 }
