@@ -249,7 +249,8 @@ impl Scanner<'_> {
                 found = Found::HardLink(first);
             }
         }
-        let number = self.push(name, parent, found, old, stat)?;
+        // What is kept of inodes says nothing about those of other file systems.
+        let number = self.push(name, parent, found, old.filter(|_| !elsewhere), stat)?;
         (directory && !elsewhere).then_some(number)
     }
 
