@@ -220,6 +220,11 @@ impl Store {
         self.blocks().places.contains_key(cid)
     }
 
+    /// Bytes of the payload of a block that the store has, from memory.
+    pub fn payload_bytes(&self, cid: &Cid) -> Option<u64> {
+        self.blocks().places.get(cid).map(|place| u64::from(place.payload_bytes))
+    }
+
     /// Forgets a block that turned out not to be what its name says; `false` when the store lacks it. It may be put
     /// again.
     pub fn discard(&self, cid: &Cid) -> bool {

@@ -23,7 +23,7 @@ use rustix::fs::Mode;
 use shoal_node::block::EncodedBlock;
 use shoal_node::tree::apply::{Apply, ApplyError, ApplyOptions, Aspect};
 use shoal_node::tree::capture::{
-    BlockSink, BlockSinkError, CaptureError, CaptureOptions, CaptureProgress, Captured, capture,
+    BlockSink, BlockSinkError, CaptureError, CaptureOptions, CaptureProgress, Captured, Parent, capture,
 };
 use shoal_node::tree::exclude::Excludes;
 use shoal_node::tree::verify::{DriftKind, VerifyMode, verify};
@@ -120,11 +120,11 @@ fn a_recapture_lays_only_what_is_new_first() {
     let scratch = Scratch::new();
     let source = scratch.dir("source");
     make_tree(&source);
-    let first = captured(&source, &Blocks::default());
+    let blocks = Blocks::default();
+    let first = captured(&source, &blocks);
     fs::write(source.join("a/b/new"), noise("new", 2_000_000)).unwrap();
     fs::write(source.join("a-/new twin"), noise("large", 5_000_001)).unwrap();
-    let with_parent = CaptureOptions { parent: Some(first.manifest), ..options(2) };
-    let blocks = Blocks::default();
+    let with_parent = CaptureOptions { parent: Some(Parent::from(&first)), ..options(2) };
     let second = capture(&source, &with_parent, &blocks, &()).unwrap();
     assert_eq!(second.report.new_blocks, 2);
     let new: u64 = second
@@ -135,7 +135,7 @@ fn a_recapture_lays_only_what_is_new_first() {
         .map(|index| u64::from(second.manifest.content().piece(index).raw_bytes))
         .sum();
     assert_eq!(new, 2_000_000);
-    let again = capture(&source, &with_parent, &Blocks::default(), &()).unwrap();
+    let again = capture(&source, &with_parent, &blocks, &()).unwrap();
     assert_eq!(again.root, second.root);
     let target = scratch.dir("target");
     blocks.apply(&blocks.manifest(&second.root), &target).unwrap();

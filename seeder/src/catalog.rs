@@ -127,10 +127,18 @@ impl Catalog {
         Ok(())
     }
 
+    /// Where the captures of an image leave word for the next one of what they saw of the tree: derived, never
+    /// published, and no image by its name.
+    pub fn seen_path(&self, name: &ImageName) -> PathBuf {
+        self.images_dir.join(format!(".{name}.seen"))
+    }
+
     /// Takes an image out of the catalog; its blocks stay until they are collected.
     pub fn remove(&mut self, name: &ImageName) -> Result<(), Error> {
         let path = self.images_dir.join(self.find(name)?.name.name.as_str());
         std::fs::remove_file(&path).map_err(|source| durable::Error::Write { path, source })?;
+        // May never have been written; without its image it says nothing.
+        let _ = std::fs::remove_file(self.seen_path(name));
         self.images.remove(name);
         Ok(())
     }
@@ -204,12 +212,8 @@ mod tests {
         fs::write(tree.path().join("file"), name).unwrap();
         let store = Store::open(&home.store_dir()).unwrap();
         let mut catalog = Catalog::open(home).unwrap();
-        let request = CaptureRequest {
-            source: tree.path().to_owned(),
-            name: name.parse().unwrap(),
-            excludes: Vec::new(),
-        };
-        publish(home, &store, &mut catalog, &request).unwrap();
+        let request = CaptureRequest::new(tree.path().to_owned(), name.parse().unwrap());
+        publish(home, &store, &mut catalog, &request, &()).unwrap();
         catalog
     }
 
@@ -224,6 +228,19 @@ mod tests {
         assert_eq!(found.facts.entries, 2, "the root and the file");
         catalog.remove(&"debian".parse().unwrap()).unwrap();
         assert_eq!(Catalog::open(&home).unwrap().images().count(), 0);
+    }
+
+    #[test]
+    fn what_a_capture_saw_is_kept_beside_its_image_and_goes_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::open(dir.path()).unwrap();
+        let mut catalog = published(&home, "debian");
+        let name = "debian".parse().unwrap();
+        assert!(catalog.seen_path(&name).exists());
+        let again = Catalog::open(&home).unwrap();
+        assert_eq!((again.images().count(), again.damaged().len()), (1, 0), "it is no image");
+        catalog.remove(&name).unwrap();
+        assert_eq!(fs::read_dir(home.images_dir()).unwrap().count(), 0);
     }
 
     #[test]

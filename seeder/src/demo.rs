@@ -63,8 +63,8 @@ pub async fn demo(dir: Option<PathBuf>, nodes: usize) -> anyhow::Result<DemoRepo
     let name: ImageName = "demo".parse().expect("a constant name");
 
     eprintln!("capturing {} …", source.display());
-    let request = CaptureRequest { source: source.clone(), name: name.clone(), excludes: Vec::new() };
-    let published = publish(&home, &store, &mut catalog, &request)?;
+    let request = CaptureRequest::new(source.clone(), name.clone());
+    let published = publish(&home, &store, &mut catalog, &request, &())?;
     eprintln!(
         "captured {} entries, {}, {} compressed, in {:.1} s; installing on {nodes} nodes …",
         published.report.entries,

@@ -7,6 +7,7 @@
 //!   keys/peer            the seeder's identity in the swarm, 0600
 //!   keys/swarm           the swarm secret, 0600
 //!   images/NAME          one published image (catalog.rs)
+//!   images/.NAME.seen    what its capture saw, for the next one (node: tree/capture/seen.rs)
 //!   lists/               sled: piece lists of the images; made again from the blocks (lists.rs)
 //!   store/               packs and index of every block (node: store.rs)
 //!   control              socket of the running `serve` (control.rs)

@@ -10,5 +10,6 @@ pub mod control;
 pub mod demo;
 pub mod home;
 pub mod lists;
+pub mod progress;
 pub mod publish;
 pub mod serve;

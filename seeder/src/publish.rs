@@ -7,7 +7,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use shoal_node::manifest::load_manifest;
 use shoal_node::store::{self, Store};
-use shoal_node::tree::capture::{CaptureError, CaptureOptions, CaptureReport, Captured, capture};
+use shoal_node::tree::capture::{
+    CaptureError, CaptureOptions, CaptureProgress, CaptureReport, Captured, LEVEL_DEFAULT, Parent, capture,
+};
 use shoal_node::tree::exclude::{Excludes, PatternError};
 use shoal_proto::image::{ImageName, NameRecord};
 use shoal_proto::signing::Signed;
@@ -44,6 +46,19 @@ pub struct CaptureRequest {
     pub name: ImageName,
     /// Rules in rsync's language, see [`Excludes`]; the first match counts.
     pub excludes: Vec<String>,
+    /// Take what is unchanged since the last capture of this name from that image, unread.
+    pub reuse: bool,
+    /// Take files that change each time they are read as they were read last, and list them.
+    pub allow_changed: bool,
+    /// zstd level of the blocks.
+    pub level: i32,
+}
+
+impl CaptureRequest {
+    /// The usual capture of a whole tree.
+    pub fn new(source: PathBuf, name: ImageName) -> Self {
+        Self { source, name, excludes: Vec::new(), reuse: true, allow_changed: false, level: LEVEL_DEFAULT }
+    }
 }
 
 mod name_as_text {
@@ -66,19 +81,27 @@ pub fn publish(
     store: &Store,
     catalog: &mut Catalog,
     request: &CaptureRequest,
+    progress: &dyn CaptureProgress,
 ) -> Result<Published, Error> {
     let name = &request.name;
     // Without a parent the image is as good, and an update of it larger.
     let parent = catalog.find(name).ok().and_then(|image| match load_manifest(store, &image.root) {
-        Ok(manifest) => Some(Arc::new(manifest)),
+        Ok(manifest) => Some(Parent { root: image.root.clone(), manifest: Arc::new(manifest) }),
         Err(error) => {
             tracing::warn!(%name, %error, "the image of this name cannot be read and is not taken as parent");
             None
         }
     });
-    let excludes = Excludes::new(&request.excludes)?;
-    let options = CaptureOptions { excludes, parent, ..CaptureOptions::default() };
-    let Captured { root, report, .. } = capture(&request.source, &options, store, &())?;
+    let options = CaptureOptions {
+        excludes: Excludes::new(&request.excludes)?,
+        parent,
+        seen: Some(catalog.seen_path(name)),
+        reuse: request.reuse,
+        allow_changed: request.allow_changed,
+        level: request.level,
+        ..CaptureOptions::default()
+    };
+    let Captured { root, report, .. } = capture(&request.source, &options, store, progress)?;
     store.sync()?;
     let record = NameRecord { name: name.clone(), image: root.image_id() };
     catalog.publish(Image {

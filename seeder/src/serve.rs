@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use shoal_node::peer::{self, Directory, ListKind, Offer, Peer, PeerConfig, PeerRole};
 use shoal_node::store::Store;
+use shoal_node::tree::capture::CaptureProgress;
 use shoal_proto::cid::Cid;
 use shoal_proto::image::{ImageName, PieceList};
 use shoal_proto::ticket::{ADDRESSES_MAX, HostPort};
@@ -82,9 +83,13 @@ pub async fn serve(
 
 impl Desk {
     /// Captures a tree, publishes it and offers it at once. One capture at a time.
-    pub fn capture(&self, request: &CaptureRequest) -> Result<Published, Error> {
+    pub fn capture(
+        &self,
+        request: &CaptureRequest,
+        progress: &dyn CaptureProgress,
+    ) -> Result<Published, Error> {
         let mut catalog = self.catalog.lock().unwrap_or_else(PoisonError::into_inner);
-        let published = publish(&self.home, &self.store, &mut catalog, request)?;
+        let published = publish(&self.home, &self.store, &mut catalog, request, progress)?;
         let image = catalog.find(&request.name).expect("just published");
         self.shelf.put(image, &self.lists, &self.store)?;
         Ok(published)

@@ -13,12 +13,20 @@ use shoal_proto::image::{ManifestDecoder, RootRecord};
 
 /// Blocks in memory.
 #[derive(Default)]
-pub(crate) struct Blocks(Mutex<HashMap<Cid, EncodedBlock>>);
+pub(crate) struct Blocks(pub(crate) Mutex<HashMap<Cid, EncodedBlock>>);
 
 impl BlockSink for Blocks {
     fn put(&self, block: &EncodedBlock) -> Result<(), BlockSinkError> {
         self.0.lock().unwrap().insert(block.cid, block.clone());
         Ok(())
+    }
+
+    fn held(&self, cid: &Cid) -> Option<u64> {
+        self.0.lock().unwrap().get(cid).map(|block| block.payload.len() as u64)
+    }
+
+    fn raw(&self, cid: &Cid) -> Option<Vec<u8>> {
+        self.0.lock().unwrap().get(cid)?.decode().ok()
     }
 }
 

@@ -1,4 +1,4 @@
-//! A set of chunks, numbered in the order in which they were first seen.
+//! Chunks by number: a set numbered in the order in which they were first seen, and the way to find one in any list.
 
 use crate::cid::ChunkId;
 
@@ -6,9 +6,17 @@ use crate::cid::ChunkId;
 #[derive(Clone, Debug, Default)]
 pub struct ChunkTable {
     ids: Vec<ChunkId>,
-    /// Open addressing by the first bytes of an id, which are evenly spread already: a number or [`EMPTY`]. A power of
-    /// two of slots, at most half of them taken.
+    slots: ChunkSlots,
+}
+
+/// Finds chunks in a list of ids that somebody else keeps. Takes 8 to 16 bytes a chunk.
+///
+/// Open addressing by the first bytes of an id, which are evenly spread already: a number or [`EMPTY`]. A power of two
+/// of slots, at most half of them taken.
+#[derive(Clone, Debug, Default)]
+pub struct ChunkSlots {
     slots: Vec<u32>,
+    taken: usize,
 }
 
 const EMPTY: u32 = u32::MAX;
@@ -28,11 +36,7 @@ impl ChunkTable {
     }
 
     pub fn find(&self, id: &ChunkId) -> Option<u32> {
-        if self.slots.is_empty() {
-            return None;
-        }
-        let number = self.slots[self.slot_of(id)];
-        (number != EMPTY).then_some(number)
+        self.slots.find(&self.ids, id)
     }
 
     /// The number of `id`, and whether it is new.
@@ -40,46 +44,63 @@ impl ChunkTable {
     /// # Panics
     /// At 2³² − 1 chunks, which no image has.
     pub fn insert(&mut self, id: ChunkId) -> (u32, bool) {
-        if self.slots.len() <= self.ids.len() * 2 {
-            self.grow();
-        }
-        let slot = self.slot_of(&id);
-        if self.slots[slot] != EMPTY {
-            return (self.slots[slot], false);
-        }
         let number = u32::try_from(self.ids.len()).ok().filter(|&number| number != EMPTY);
         let number = number.expect("fewer than 2^32 chunks");
         self.ids.push(id);
-        self.slots[slot] = number;
-        (number, true)
+        let found = self.slots.insert(&self.ids, number);
+        if found != number {
+            self.ids.pop();
+        }
+        (found, found == number)
+    }
+}
+
+impl ChunkSlots {
+    /// With room for so many chunks.
+    pub fn with_capacity(chunks: usize) -> Self {
+        Self { slots: vec![EMPTY; (chunks * 2 + 1).next_power_of_two().max(SLOTS_MIN)], taken: 0 }
+    }
+
+    /// The number of `id`, if it was inserted. `ids` is the list that all insertions were made with.
+    pub fn find(&self, ids: &[ChunkId], id: &ChunkId) -> Option<u32> {
+        if self.slots.is_empty() {
+            return None;
+        }
+        let number = self.slots[self.slot_of(ids, id)];
+        (number != EMPTY).then_some(number)
+    }
+
+    /// Makes chunk `number` of the list findable, unless an equal one is: the number of that one then.
+    pub fn insert(&mut self, ids: &[ChunkId], number: u32) -> u32 {
+        if self.slots.len() <= self.taken * 2 {
+            self.grow(ids);
+        }
+        let slot = self.slot_of(ids, &ids[number as usize]);
+        if self.slots[slot] == EMPTY {
+            self.slots[slot] = number;
+            self.taken += 1;
+        }
+        self.slots[slot]
     }
 
     /// The slot that holds `id`, or the empty one where it belongs.
-    fn slot_of(&self, id: &ChunkId) -> usize {
+    fn slot_of(&self, ids: &[ChunkId], id: &ChunkId) -> usize {
         let mask = self.slots.len() - 1;
         let mut slot = spread(id) & mask;
-        while self.slots[slot] != EMPTY && self.ids[self.slots[slot] as usize] != *id {
+        while self.slots[slot] != EMPTY && ids[self.slots[slot] as usize] != *id {
             slot = (slot + 1) & mask;
         }
         slot
     }
 
-    fn grow(&mut self) {
-        self.slots = vec![EMPTY; (self.slots.len() * 2).max(SLOTS_MIN)];
-        for number in 0..self.ids.len() {
-            let slot = self.slot_of(&self.ids[number]);
-            self.slots[slot] = u32::try_from(number).expect("checked when it was inserted");
+    fn grow(&mut self, ids: &[ChunkId]) {
+        let larger = vec![EMPTY; (self.slots.len() * 2).max(SLOTS_MIN)];
+        for number in std::mem::replace(&mut self.slots, larger) {
+            if number != EMPTY {
+                let slot = self.slot_of(ids, &ids[number as usize]);
+                self.slots[slot] = number;
+            }
         }
-    }
-}
-
-impl FromIterator<ChunkId> for ChunkTable {
-    fn from_iter<I: IntoIterator<Item = ChunkId>>(ids: I) -> Self {
-        let mut table = Self::default();
-        for id in ids {
-            table.insert(id);
-        }
-        table
     }
 }
 

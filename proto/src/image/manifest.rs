@@ -45,7 +45,6 @@ use std::sync::Arc;
 
 pub use decode::ManifestDecoder;
 
-use super::chunks::ChunkTable;
 use super::entry::{EntryError, EntryIndex, FILE_BYTES_MAX, Kind, Segment};
 use super::layout::LaidOut;
 use super::pieces::{Piece, PieceIndex, PieceList, PieceListError};
@@ -122,13 +121,14 @@ pub struct Place {
 }
 
 impl Manifest {
-    /// Joins a tree whose chunks are numbered by first appearance with their layout. `cids` names the laid blocks.
+    /// Joins a tree whose chunks have the numbers that a layout gave them with that layout. `cids` names the laid blocks.
     pub fn assemble(mut tree: Tree, laid: &LaidOut, cids: &[Cid]) -> Result<Self, ManifestError> {
         assert_eq!(laid.blocks.len(), cids.len(), "one name for each block");
         tree.renumber(&laid.numbers);
-        let mut parts = Parts::default();
+        let pieces = u32::try_from(laid.blocks.len()).unwrap_or(u32::MAX);
+        let mut parts = Parts::with_capacity(pieces, laid.chunk_count() as u64);
         for (block, cid) in laid.blocks.iter().zip(cids) {
-            for &(id, bytes) in &block.chunks {
+            for (id, bytes) in laid.chunks(block) {
                 parts.push_chunk(id, bytes);
             }
             parts.end_piece(*cid)?;
@@ -172,9 +172,19 @@ impl Manifest {
         self.piece_chunks[piece.at()]..self.piece_chunks[piece.at() + 1]
     }
 
-    /// The chunks as a set, for the layout of an image that has this one as its parent.
-    pub fn chunk_table(&self) -> ChunkTable {
-        self.chunk_ids.iter().copied().collect()
+    /// All chunks, by number.
+    pub fn chunk_ids(&self) -> &[ChunkId] {
+        &self.chunk_ids
+    }
+
+    /// The piece that a chunk lies in.
+    ///
+    /// # Panics
+    /// When there is no such chunk.
+    pub fn piece_of(&self, chunk: u32) -> PieceIndex {
+        assert!((chunk as usize) < self.chunk_ids.len(), "chunk {chunk} of {}", self.chunk_ids.len());
+        let at = self.piece_chunks.partition_point(|first| *first <= chunk) - 1;
+        PieceIndex::new(u32::try_from(at).expect("at most PIECES_MAX"))
     }
 
     /// Bytes of a segment of one of this manifest's files.

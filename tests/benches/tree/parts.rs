@@ -54,8 +54,8 @@ fn name() -> ImageName {
 fn capture(data: &Path, source: PathBuf) -> anyhow::Result<Value> {
     let home = Home::open(data)?;
     let store = Store::open(&home.store_dir())?;
-    let request = CaptureRequest { source, name: name(), excludes: Vec::new() };
-    let published = publish(&home, &store, &mut Catalog::open(&home)?, &request)?;
+    let request = CaptureRequest::new(source, name());
+    let published = publish(&home, &store, &mut Catalog::open(&home)?, &request, &())?;
     Ok(serde_json::to_value(published)?)
 }
 

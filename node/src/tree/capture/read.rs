@@ -8,54 +8,17 @@ use rustix::fs::{FileType, Mode, OFlags, Statx};
 use rustix::io::Errno;
 use shoal_proto::cid::ChunkId;
 use shoal_proto::image::chunker::{CHUNK_BYTES_MAX, Chunker};
-use shoal_proto::image::entry::{Attributes, Mtime, SYMLINK_TARGET_BYTES_MAX};
+use shoal_proto::image::entry::{Attributes, SYMLINK_TARGET_BYTES_MAX};
 
 use super::super::metadata::{self, ReadError};
 use super::super::root::{self, Directories};
+use super::batch::{Batch, Batcher, Body, Buffers, Event, Outcome, Stopped};
 use super::scan::{Found, Scan};
+use super::seen::Stamp;
 use super::{CaptureProgress, UnreadableReason};
 
 /// Times that a file is read again when it changed meanwhile.
 const REREADS_MAX: u32 = 3;
-/// Bytes read at once of a large file, and roughly the bytes of events sent at once.
-const WINDOW_BYTES: usize = 1 << 20;
-
-/// What a reader says of the entries of its job, in order: any number of parts of content, then the end of the entry.
-#[derive(Debug)]
-pub(super) enum Event {
-    /// Chunks one after another, and their bytes.
-    Chunks {
-        data: Vec<u8>,
-        chunks: Vec<(ChunkId, u32)>,
-    },
-    Hole(u64),
-    /// The file changed: forget what was said of its content.
-    Restart,
-    End(Outcome),
-}
-
-#[derive(Debug)]
-pub(super) enum Outcome {
-    Entry { attributes: Attributes, mtime: Mtime, body: Body },
-    HardLink(u32),
-    Vanished,
-    Unreadable(UnreadableReason),
-}
-
-#[derive(Debug)]
-pub(super) enum Body {
-    Directory,
-    /// Its content was said before.
-    File,
-    Symlink(Vec<u8>),
-    CharDevice(u32, u32),
-    BlockDevice(u32, u32),
-    Fifo,
-}
-
-/// The other side wants no more: the capture failed elsewhere.
-#[derive(Debug)]
-pub(super) struct Stopped;
 
 /// Why a run of data stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,50 +64,18 @@ pub(super) struct Reader<'a> {
     pub(super) directories: &'a Directories,
     pub(super) scan: &'a Scan,
     pub(super) progress: &'a dyn CaptureProgress,
-    chunker: Chunker,
-    window: Vec<u8>,
+    pub(super) buffers: &'a Buffers,
+    /// Take a file that changes each time it is read as it was read last.
+    pub(super) allow_changed: bool,
+    pub(super) chunker: Chunker,
     /// The directory of the last entry.
-    directory: Option<(u32, Arc<OwnedFd>)>,
+    pub(super) directory: Option<(u32, Arc<OwnedFd>)>,
 }
 
-/// Collects events and sends them in batches.
-struct Batch<'a> {
-    events: Vec<Event>,
-    bytes: usize,
-    to: &'a Sender<Vec<Event>>,
-}
-
-impl Batch<'_> {
-    fn push(&mut self, event: Event) -> Result<(), Stopped> {
-        if let Event::Chunks { data, .. } = &event {
-            self.bytes += data.len();
-        }
-        self.events.push(event);
-        if self.bytes >= WINDOW_BYTES { self.send() } else { Ok(()) }
-    }
-
-    fn send(&mut self) -> Result<(), Stopped> {
-        self.bytes = 0;
-        self.to.send(std::mem::take(&mut self.events)).map_err(|_| Stopped)
-    }
-}
-
-impl<'a> Reader<'a> {
-    pub(super) fn new(
-        directories: &'a Directories,
-        scan: &'a Scan,
-        progress: &'a dyn CaptureProgress,
-    ) -> Self {
-        Self { directories, scan, progress, chunker: Chunker::default(), window: Vec::new(), directory: None }
-    }
-
+impl Reader<'_> {
     /// Says everything about these rows.
-    pub(super) fn read(
-        &mut self,
-        rows: std::ops::Range<u32>,
-        to: &Sender<Vec<Event>>,
-    ) -> Result<(), Stopped> {
-        let mut batch = Batch { events: Vec::new(), bytes: 0, to };
+    pub(super) fn read(&mut self, rows: std::ops::Range<u32>, to: &Sender<Batch>) -> Result<(), Stopped> {
+        let mut batch = Batcher::new(self.buffers, to);
         for number in rows {
             let outcome = match self.entry(number, &mut batch) {
                 Ok(outcome) => outcome,
@@ -158,7 +89,10 @@ impl<'a> Reader<'a> {
         batch.send()
     }
 
-    fn entry(&mut self, number: u32, batch: &mut Batch<'_>) -> Result<Outcome, Failure> {
+    fn entry(&mut self, number: u32, batch: &mut Batcher<'_>) -> Result<Outcome, Failure> {
+        if let Some(same) = self.scan.same(number) {
+            return Ok(Outcome::Same(same));
+        }
         let found = self.scan.rows[number as usize].found;
         if let Found::HardLink(first) = found {
             return Ok(Outcome::HardLink(first));
@@ -208,18 +142,20 @@ impl<'a> Reader<'a> {
         Ok(dir)
     }
 
-    fn file(&mut self, dir: &OwnedFd, name: &[u8], batch: &mut Batch<'_>) -> Result<Outcome, Failure> {
+    fn file(&mut self, dir: &OwnedFd, name: &[u8], batch: &mut Batcher<'_>) -> Result<Outcome, Failure> {
         let file = open_file(dir, name)?;
         let mut before = root::stat(&file)?;
         if FileType::from_raw_mode(before.stx_mode.into()) != FileType::RegularFile {
             return Err(Failure::Changed);
         }
-        for _ in 0..=REREADS_MAX {
+        for reread in 0..=REREADS_MAX {
             let read = self.content(&file, &before, batch)?;
             let attributes = metadata::read_open(&file, &before)?;
             let after = root::stat(&file)?;
-            if read == after.stx_size && unchanged(&before, &after) {
-                return said(attributes, &after, Body::File);
+            let settled = read == after.stx_size && unchanged(&before, &after);
+            if settled || self.allow_changed && reread == REREADS_MAX {
+                let outcome = said(attributes, &after, Body::File)?;
+                return Ok(if settled { outcome } else { unsettled(outcome) });
             }
             batch.push(Event::Restart)?;
             before = after;
@@ -228,7 +164,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Says the content of a file, and how long it is by what was read.
-    fn content(&mut self, file: &OwnedFd, stat: &Statx, batch: &mut Batch<'_>) -> Result<u64, Failure> {
+    fn content(&mut self, file: &OwnedFd, stat: &Statx, batch: &mut Batcher<'_>) -> Result<u64, Failure> {
         let size = stat.stx_size;
         let sparse = stat.stx_blocks.saturating_mul(512) < size;
         let mut at = 0;
@@ -253,45 +189,39 @@ impl<'a> Reader<'a> {
         start: u64,
         end: u64,
         sparse: bool,
-        batch: &mut Batch<'_>,
+        batch: &mut Batcher<'_>,
     ) -> Result<(u64, Stop), Failure> {
         let mut at = start;
         let mut stop = Stop::End;
-        // Bytes of the window that wait for more: less than a chunk's maximum.
-        let mut held = 0;
-        while at < end {
+        while at < end && stop == Stop::End {
             let left = usize::try_from(end - at).unwrap_or(usize::MAX);
-            let room = WINDOW_BYTES - held;
+            let room = batch.room(left)?;
             // Of a sparse file whole blocks: some may be zeros.
-            let want = left.min(if sparse { room - room % root::HOLE_BYTES } else { room });
-            if self.window.len() < held + want {
-                self.window.resize(held + want, 0);
-            }
-            let mut got = root::read_full(file, &mut self.window[held..held + want], at)?;
+            let want = if sparse && room.len() < left {
+                room.len() - room.len() % root::HOLE_BYTES
+            } else {
+                room.len()
+            };
+            let mut got = root::read_full(file, &mut room[..want], at)?;
             self.progress.read(got as u64);
             if got < want {
                 stop = Stop::Short;
             }
-            if sparse && let Some(zeros) = root::first_zero_block(&self.window[held..held + got], at) {
+            if sparse && let Some(zeros) = root::first_zero_block(&room[..got], at) {
                 got = zeros;
                 stop = Stop::Zeros;
             }
+            batch.fill(got);
             at += got as u64;
             let last = at == end || stop != Stop::End;
-            let filled = held + got;
-            let mut chunks = Vec::new();
-            let mut done = 0;
-            while done < filled && (last || filled - done >= CHUNK_BYTES_MAX) {
-                let bytes = self.chunker.first_chunk_bytes(&self.window[done..filled]);
-                let chunk = &self.window[done..done + bytes];
-                chunks.push((ChunkId::of(chunk), u32::try_from(bytes).expect("at most CHUNK_BYTES_MAX")));
-                done += bytes;
-            }
-            batch.push(Event::Chunks { data: self.window[..done].to_vec(), chunks })?;
-            self.window.copy_within(done..filled, 0);
-            held = filled - done;
-            if stop != Stop::End {
-                break;
+            loop {
+                let left = batch.unsaid();
+                if left.is_empty() || !last && left.len() < CHUNK_BYTES_MAX {
+                    break;
+                }
+                let chunk = &left[..self.chunker.first_chunk_bytes(left)];
+                let (id, bytes) = (ChunkId::of(chunk), chunk.len());
+                batch.say(id, bytes);
             }
         }
         Ok((at - start, stop))
@@ -300,7 +230,17 @@ impl<'a> Reader<'a> {
 
 fn said(attributes: Attributes, stat: &Statx, body: Body) -> Result<Outcome, Failure> {
     let mtime = metadata::mtime_of(stat).map_err(UnreadableReason::from).map_err(Failure::Reason)?;
-    Ok(Outcome::Entry { attributes, mtime, body })
+    Ok(Outcome::Entry { attributes, mtime, body, stamp: Stamp::of(stat), settled: true })
+}
+
+/// Read for what it is worth: the next capture reads it again.
+fn unsettled(outcome: Outcome) -> Outcome {
+    match outcome {
+        Outcome::Entry { attributes, mtime, body, .. } => {
+            Outcome::Entry { attributes, mtime, body, stamp: Stamp::NONE, settled: false }
+        }
+        other => other,
+    }
 }
 
 /// Without leaving a trace in its access time, where that is allowed.

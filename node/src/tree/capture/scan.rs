@@ -1,4 +1,4 @@
-//! The first pass: which entries there are, in path order, and how large.
+//! The first pass: which entries there are, in path order, how large, and which are as the last capture saw them.
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -11,6 +11,7 @@ use shoal_proto::image::path::Component;
 use super::super::exclude::Excludes;
 use super::super::root::{self, Directories, Names};
 use super::Unreadables;
+use super::reuse::Reuse;
 
 /// `st_blocks` counts in these.
 const BLOCK_BYTES: u64 = 512;
@@ -20,8 +21,10 @@ const BLOCK_BYTES: u64 = 512;
 pub(super) struct Scan {
     names: Vec<u8>,
     pub(super) rows: Vec<Row>,
-    /// Bytes of files that take room: what is to be read.
+    /// Bytes of files that take room.
     pub(super) data_bytes: u64,
+    /// Those of them that are to be read.
+    pub(super) read_bytes: u64,
     pub(super) unreadable: Unreadables,
     pub(super) counts: Counts,
 }
@@ -40,10 +43,15 @@ pub(super) struct Row {
     name_start: u32,
     name_bytes: u8,
     parent: u32,
+    /// The entry of the parent image that it still is, or [`NONE`].
+    same: u32,
     pub(super) found: Found,
     /// Bytes to read of a file, roughly.
-    pub(super) data_bytes: u64,
+    pub(super) read_bytes: u64,
 }
+
+/// No entry.
+const NONE: u32 = u32::MAX;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Found {
@@ -69,6 +77,11 @@ impl Scan {
 
     pub(super) fn parent(&self, number: u32) -> u32 {
         self.rows[number as usize].parent
+    }
+
+    /// The entry of the parent image that it still is.
+    pub(super) fn same(&self, number: u32) -> Option<u32> {
+        Some(self.rows[number as usize].same).filter(|same| *same != NONE)
     }
 
     pub(super) fn path(&self, number: u32) -> ImagePath {
@@ -100,13 +113,16 @@ type Child = (Box<[u8]>, Statx);
 /// One directory whose entries are known and not all taken yet, the next one last.
 struct Frame {
     number: u32,
+    /// The directory that the parent image has at this path.
+    old: Option<u32>,
     children: Vec<Child>,
     path_bytes: usize,
 }
 
-pub(super) fn scan(directories: &Directories, excludes: &Excludes) -> Scan {
+pub(super) fn scan(directories: &Directories, excludes: &Excludes, reuse: Option<Reuse<'_>>) -> Scan {
     let mut scanner = Scanner {
         scan: Scan::default(),
+        reuse,
         links: HashMap::new(),
         path: Vec::new(),
         device: Device::default(),
@@ -119,6 +135,7 @@ pub(super) fn scan(directories: &Directories, excludes: &Excludes) -> Scan {
 
 struct Scanner<'a> {
     scan: Scan,
+    reuse: Option<Reuse<'a>>,
     /// The first name of each inode that has several.
     links: HashMap<(u32, u32, u64), u32>,
     /// Of the entry at hand, for patterns.
@@ -145,33 +162,36 @@ impl Device {
 impl Scanner<'_> {
     fn run(&mut self) {
         let top = std::sync::Arc::clone(self.directories.top());
-        match root::stat(&top) {
-            Ok(stat) => self.device = Device::of(&stat),
+        let stat = match root::stat(&top) {
+            Ok(stat) => stat,
             Err(error) => return self.scan.unreadable.add(ImagePath::ROOT, error.into()),
-        }
-        self.push(b"", 0, Found::Directory, 0);
-        let mut frames: Vec<Frame> = self.enter(0).into_iter().collect();
+        };
+        self.device = Device::of(&stat);
+        let old = self.reuse.as_ref().map(|_| 0);
+        self.push(b"", 0, Found::Directory, old, &stat);
+        let mut frames: Vec<Frame> = self.enter(0, old).into_iter().collect();
         while let Some(frame) = frames.last_mut() {
             let Some((name, stat)) = frame.children.pop() else {
                 frames.pop();
                 continue;
             };
             let (parent, path_bytes) = (frame.number, frame.path_bytes);
+            let old = self.reuse.as_mut().and_then(|reuse| reuse.find(frame.old?, &name));
             self.path.truncate(path_bytes);
             if path_bytes > 0 {
                 self.path.push(b'/');
             }
             self.path.extend_from_slice(&name);
-            if let Some(directory) = self.child(parent, &name, &stat) {
-                frames.extend(self.enter(directory));
+            if let Some(directory) = self.child(parent, &name, old, &stat) {
+                frames.extend(self.enter(directory, old));
             }
         }
     }
 
     /// Lists a directory and looks at everything in it.
-    fn enter(&mut self, number: u32) -> Option<Frame> {
+    fn enter(&mut self, number: u32, old: Option<u32>) -> Option<Frame> {
         match self.directories.open(&self.scan, number).and_then(|dir| self.children(&dir)) {
-            Ok(children) => Some(Frame { number, children, path_bytes: self.path.len() }),
+            Ok(children) => Some(Frame { number, old, children, path_bytes: self.path.len() }),
             Err(error) => {
                 let path = self.scan.path(number);
                 self.scan.unreadable.add(path, error.into());
@@ -194,7 +214,7 @@ impl Scanner<'_> {
     }
 
     /// Takes or leaves one entry; its number when it is a directory to enter.
-    fn child(&mut self, parent: u32, name: &[u8], stat: &Statx) -> Option<u32> {
+    fn child(&mut self, parent: u32, name: &[u8], old: Option<u32>, stat: &Statx) -> Option<u32> {
         let file_type = FileType::from_raw_mode(stat.stx_mode.into());
         let directory = file_type == FileType::Directory;
         if self.excludes.matches(&self.path, directory) {
@@ -220,7 +240,6 @@ impl Scanner<'_> {
                 return None;
             }
         };
-        let mut data_bytes = 0;
         let mut found = found;
         if !directory && stat.stx_nlink > 1 {
             let next = u32::try_from(self.scan.rows.len()).unwrap_or(u32::MAX);
@@ -230,24 +249,50 @@ impl Scanner<'_> {
                 found = Found::HardLink(first);
             }
         }
-        if found == Found::File {
-            data_bytes = stat.stx_size.min(stat.stx_blocks.saturating_mul(BLOCK_BYTES));
-            // Some file systems keep short content in the inode and count no block for it.
-            data_bytes = if stat.stx_blocks == 0 { stat.stx_size.min(BLOCK_BYTES) } else { data_bytes };
-        }
-        let number = self.push(name, parent, found, data_bytes)?;
+        // What is kept of inodes says nothing about those of other file systems.
+        let number = self.push(name, parent, found, old.filter(|_| !elsewhere), stat)?;
         (directory && !elsewhere).then_some(number)
     }
 
-    fn push(&mut self, name: &[u8], parent: u32, found: Found, data_bytes: u64) -> Option<u32> {
+    fn push(
+        &mut self,
+        name: &[u8],
+        parent: u32,
+        found: Found,
+        old: Option<u32>,
+        stat: &Statx,
+    ) -> Option<u32> {
         let scan = &mut self.scan;
         // Beyond 4 GiB of names or 2^32 entries: the tree's builder would refuse it, with an error that says so.
         let name_start = u32::try_from(scan.names.len()).ok()?;
         let number = u32::try_from(scan.rows.len()).ok()?;
         let name_bytes = u8::try_from(name.len()).ok()?;
+        let data_bytes = if found == Found::File { data_bytes(stat) } else { 0 };
+        let old = old.filter(|_| !matches!(found, Found::HardLink(_)));
+        let same = match (&mut self.reuse, old) {
+            (Some(reuse), Some(old)) => {
+                if reuse.is_same(old, stat) {
+                    old
+                } else {
+                    NONE
+                }
+            }
+            _ => NONE,
+        };
+        let read_bytes = if same == NONE { data_bytes } else { 0 };
         scan.names.extend_from_slice(name);
-        scan.rows.push(Row { name_start, name_bytes, parent, found, data_bytes });
+        scan.rows.push(Row { name_start, name_bytes, parent, same, found, read_bytes });
         scan.data_bytes += data_bytes;
+        scan.read_bytes += read_bytes;
         Some(number)
+    }
+}
+
+/// Bytes of a file that take room, roughly.
+fn data_bytes(stat: &Statx) -> u64 {
+    match stat.stx_blocks {
+        // Some file systems keep short content in the inode and count no block for it.
+        0 => stat.stx_size.min(BLOCK_BYTES),
+        blocks => stat.stx_size.min(blocks.saturating_mul(BLOCK_BYTES)),
     }
 }

@@ -3,7 +3,7 @@
 //! Everything is found by hash: a chunk counts as present once its bytes were read and matched its name, and it is
 //! checked again whenever it is read, because the tree is in use.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -278,9 +278,9 @@ pub(super) fn read_any(
 
 /// The chunks of one image that another one lacks.
 pub(super) fn only_in(one: &Manifest, other: &Manifest) -> Vec<u32> {
-    let table = other.chunk_table();
+    let others: HashSet<ChunkId> = other.chunk_ids().iter().copied().collect();
     let chunks = 0..u32::try_from(one.chunk_count()).expect("at most CHUNKS_MAX");
-    chunks.filter(|chunk| table.find(one.chunk_id(*chunk)).is_none()).collect()
+    chunks.filter(|chunk| !others.contains(one.chunk_id(*chunk))).collect()
 }
 
 fn open(manifest: &Manifest, directories: &Directories, entry: EntryIndex) -> Result<OwnedFd, Errno> {

@@ -2,7 +2,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::super::entry::{Attributes, Content, InodeFlags, Mtime, Xattr, push_segment};
-use super::super::layout::{LaidBlock, Layout};
+use super::super::layout::{Layout, ParentPieces};
 use super::super::root::{ROOT_BYTES_MAX, RootError, RootRecord};
 use super::super::tree::TreeBuilder;
 use super::*;
@@ -19,8 +19,8 @@ fn time(seconds: i64) -> Mtime {
 
 fn assemble(tree: TreeBuilder, layout: Layout) -> Manifest {
     let laid = layout.finish();
-    let name = |block: &LaidBlock| Cid::of(block.chunks[0].0.digest());
-    let cids: Vec<Cid> = laid.blocks.iter().map(name).collect();
+    let name = |block| laid.chunks(block).next().map(|(id, _)| Cid::of(id.digest()));
+    let cids: Vec<Cid> = laid.blocks.iter().filter_map(name).collect();
     Manifest::assemble(tree.finish(), &laid, &cids).unwrap()
 }
 
@@ -227,12 +227,20 @@ fn step() -> impl Strategy<Value = Step> {
         })
 }
 
+/// Ten chunks, of the lengths that they have in [`grow`] too.
+fn parent() -> ParentPieces {
+    let mut layout = Layout::new(BLOCK_BYTES, None);
+    let mut tree = TreeBuilder::default();
+    tree.push_root(attributes(0o755), time(0)).unwrap();
+    for name in 0..10_u8 {
+        layout.place(ChunkId::of(&[name]), (u32::from(name) + 1) * 4000);
+    }
+    ParentPieces::new(Arc::new(assemble(tree, layout)), BLOCK_BYTES, |_| true)
+}
+
 /// Grows a tree from what fits of the steps.
 fn grow(steps: &[Step]) -> Manifest {
-    let mut layout = Layout::new(
-        BLOCK_BYTES,
-        Some((0..10_u8).map(|name| ChunkId::of(&[name])).collect::<ChunkTable>().into()),
-    );
+    let mut layout = Layout::new(BLOCK_BYTES, Some(Arc::new(parent())));
     let mut tree = TreeBuilder::default();
     tree.push_root(attributes(0o755), time(0)).unwrap();
     for step in steps {
@@ -249,7 +257,7 @@ fn grow(steps: &[Step]) -> Manifest {
                 if hole {
                     Segment::Hole { bytes: u64::from(number) }
                 } else {
-                    let placed = layout.place(ChunkId::of(&[name]), u32::from(number) * 4000);
+                    let placed = layout.place(ChunkId::of(&[name]), (u32::from(name) + 1) * 4000);
                     Segment::Chunks { first: placed.chunk, count: 1 }
                 },
             );
