@@ -294,6 +294,11 @@ fn a_switch_replaces_a_directory_at_the_top_in_one_call_unless_the_machine_has_a
         fs::write(new.join(dir).join("new"), "new").unwrap();
         fs::write(old.join(dir).join("old"), "old").unwrap();
     }
+    for top in [&old, &new] {
+        for path in ["same/stays", "same"] {
+            set_time(&top.join(path), 1, 0);
+        }
+    }
     let (old_image, new_image) = (image(&scratch, "old-store", &old), image(&scratch, "new-store", &new));
     install(&old_image, &target);
     fs::write(target.join("etc/mine"), "mine").unwrap();
