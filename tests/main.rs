@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod debian;
+mod debian_update;
 mod drift;
 mod fidelity;
 mod fleet;

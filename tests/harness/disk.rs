@@ -58,15 +58,27 @@ impl Disk {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let point = folder.path().join("mounted");
         fs::create_dir(&point).expect("the folder is new");
-        Self::make(kind, folder, point, arguments)
+        Self::make(kind, folder, point, arguments, DISK_BYTES)
     }
 
     /// As [`new`](Self::new), mounted at `point`, a folder.
     pub fn at(kind: FileSystem, point: &Path) -> Option<Self> {
-        Self::make(kind, tempfile::tempdir().expect("a temporary folder can be made"), point.to_owned(), &[])
+        Self::at_with_room(kind, point, DISK_BYTES)
     }
 
-    fn make(kind: FileSystem, folder: TempDir, point: PathBuf, arguments: &[&str]) -> Option<Self> {
+    /// As [`at`](Self::at), with room for `bytes`.
+    pub fn at_with_room(kind: FileSystem, point: &Path, bytes: u64) -> Option<Self> {
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        Self::make(kind, folder, point.to_owned(), &[], bytes)
+    }
+
+    fn make(
+        kind: FileSystem,
+        folder: TempDir,
+        point: PathBuf,
+        arguments: &[&str],
+        bytes: u64,
+    ) -> Option<Self> {
         let mkfs = format!("mkfs.{}", kind.name());
         if kind != FileSystem::Tmpfs && !on_path(&mkfs) {
             assert!(std::env::var_os(ALL).is_none(), "{ALL} is set and there is no {mkfs}");
@@ -78,7 +90,7 @@ impl Disk {
             mount.args(["-t", "tmpfs", "tmpfs"]);
         } else {
             let image = folder.path().join("image");
-            File::create(&image).and_then(|file| file.set_len(DISK_BYTES)).expect("a hole takes no room");
+            File::create(&image).and_then(|file| file.set_len(bytes)).expect("a hole takes no room");
             let mut make = Command::new(mkfs);
             make.arg(if kind == FileSystem::Ext4 { "-qF" } else { "-q" });
             make.args(arguments).arg(&image);

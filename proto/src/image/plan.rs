@@ -322,3 +322,6 @@ impl Inodes {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
