@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use shoal_node::manifest::load_manifest;
 use shoal_node::store::{self, Store};
 use shoal_node::tree::capture::{
-    CaptureError, CaptureOptions, CaptureProgress, CaptureReport, Captured, LEVEL_DEFAULT, Parent, capture,
+    CaptureError, CaptureOptions, CaptureProgress, CaptureReport, Captured, LEVEL_DEFAULT, Parent,
+    UPDATE_LEVEL_DEFAULT, capture,
 };
 use shoal_node::tree::exclude::{Excludes, PatternError};
 use shoal_proto::image::{ImageName, NameRecord};
@@ -50,14 +51,14 @@ pub struct CaptureRequest {
     pub reuse: bool,
     /// Take files that change each time they are read as they were read last, and list them.
     pub allow_changed: bool,
-    /// zstd level of the blocks.
-    pub level: i32,
+    /// zstd level of the blocks; the usual ones when not said.
+    pub level: Option<i32>,
 }
 
 impl CaptureRequest {
     /// The usual capture of a whole tree.
     pub fn new(source: PathBuf, name: ImageName) -> Self {
-        Self { source, name, excludes: Vec::new(), reuse: true, allow_changed: false, level: LEVEL_DEFAULT }
+        Self { source, name, excludes: Vec::new(), reuse: true, allow_changed: false, level: None }
     }
 }
 
@@ -98,7 +99,8 @@ pub fn publish(
         seen: Some(catalog.seen_path(name)),
         reuse: request.reuse,
         allow_changed: request.allow_changed,
-        level: request.level,
+        level: request.level.unwrap_or(LEVEL_DEFAULT),
+        update_level: request.level.unwrap_or(UPDATE_LEVEL_DEFAULT),
         ..CaptureOptions::default()
     };
     let Captured { root, report, .. } = capture(&request.source, &options, store, progress)?;

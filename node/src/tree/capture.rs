@@ -55,6 +55,8 @@ pub const CHANGED_LISTED_MAX: usize = 1000;
 const UNREADABLE_SHOWN_MAX: usize = 5;
 /// zstd level of blocks. The next one saves 3 % of an OS tree's bytes and costs half as much work again.
 pub const LEVEL_DEFAULT: i32 = 2;
+/// zstd level of blocks that the parent lacks: few, and each updating machine fetches just these.
+pub const UPDATE_LEVEL_DEFAULT: i32 = 9;
 
 /// What a capture leaves out, what it builds on, and how hard it works.
 #[derive(Clone, Debug)]
@@ -71,6 +73,8 @@ pub struct CaptureOptions {
     pub allow_changed: bool,
     /// zstd level.
     pub level: i32,
+    /// zstd level of blocks that the parent lacks, where there is one.
+    pub update_level: i32,
     /// Readers, and compressors; at least one.
     pub threads: usize,
 }
@@ -85,6 +89,7 @@ impl Default for CaptureOptions {
             reuse: true,
             allow_changed: false,
             level: LEVEL_DEFAULT,
+            update_level: UPDATE_LEVEL_DEFAULT,
             threads,
         }
     }

@@ -12,7 +12,6 @@ use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use shoal_node::durable;
 use shoal_node::exit::Exit;
 use shoal_node::store::Store;
-use shoal_node::tree::capture::LEVEL_DEFAULT;
 use shoal_proto::image::ImageName;
 use shoal_seeder::catalog::Catalog;
 use shoal_seeder::control;
@@ -42,9 +41,9 @@ pub(crate) struct Capture {
     /// Take a file that changes each time it is read as it was read last, and list it, instead of failing
     #[arg(long)]
     allow_changed: bool,
-    /// Compress blocks with zstd at LEVEL
-    #[arg(long, value_name = "LEVEL", default_value_t = LEVEL_DEFAULT, value_parser = clap::value_parser!(i32).range(1..=19))]
-    level: i32,
+    /// Compress blocks with zstd at LEVEL [default: 2, and 9 for what is new in a later capture of NAME]
+    #[arg(long, value_name = "LEVEL", value_parser = clap::value_parser!(i32).range(1..=19))]
+    level: Option<i32>,
 }
 
 impl Capture {
