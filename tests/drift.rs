@@ -187,7 +187,7 @@ fn make_source(top: &Path, root: bool) {
             }
             _ => {
                 let block = format!("{}, block ", case.path);
-                let text: String = (0..20_000).map(|at| format!("{block}{at}")).collect();
+                let text: String = (0..12_000).map(|at| format!("{block}{at}")).collect();
                 fs::write(&path, &text.as_bytes()[..200_000]).unwrap();
             }
         }

@@ -26,6 +26,24 @@ fn a_node_installs_exactly_what_was_captured() {
 }
 
 #[test]
+fn a_dry_run_says_what_there_is_and_writes_nothing() {
+    let tree = TreeFixture::new(TREE);
+    let publisher = Publisher::new();
+    let captured = publisher.capture(&tree.path(), "tree");
+    let server = publisher.serve(&[]);
+    let node = Node::new();
+    let command = node.install_command(&server.ticket, &["--image", "tree", "--dry-run"]);
+    let plan = Process::start(command).finish().expect_success().stdout.concat();
+    let plan: serde_json::Value = serde_json::from_str(&plan).unwrap();
+    assert_eq!(plan["image"], captured["image"]);
+    assert_eq!(number(&plan, "pieces"), number(&captured, "blocks"));
+    assert_eq!(fs::read_dir(node.target()).unwrap().count(), 0);
+    // It is no beginning either: another image may be installed.
+    publisher.capture(&tree.path(), "other");
+    node.install(&server.ticket, "other").report();
+}
+
+#[test]
 fn a_file_with_holes_keeps_them() {
     let tree = TreeFixture::new(TREE);
     let publisher = Publisher::new();

@@ -20,7 +20,7 @@ use crate::join::{self, JoinOptions, Membership, blocking, peak_rss_bytes, verif
 use crate::peer::{self, ListKind, LookupError, Peer, PieceSink, TradeHandle};
 use crate::progress::{Monitor, Stage};
 use crate::state::{self, Phase, Record, State, TargetState};
-use crate::tree::apply::{Apply, ApplyError, ApplyOptions};
+use crate::tree::apply::{Apply, ApplyError, ApplyOptions, check_room};
 
 /// What to install, and where.
 #[derive(Debug)]
@@ -116,6 +116,44 @@ pub async fn install(options: InstallOptions, monitor: &dyn Monitor) -> Result<I
     run.fetch_tree(manifest, &root, name, monitor).await
 }
 
+/// What an install would do, as `--json` prints it. Sizes in bytes.
+#[derive(Clone, Debug, Serialize)]
+pub struct InstallPlan {
+    pub image: String,
+    pub name: Option<String>,
+    pub entries: u64,
+    pub raw_bytes: u64,
+    pub pieces: u64,
+    /// What the target holds now has to go first.
+    pub empties_target: bool,
+}
+
+/// Joins, learns the image and checks that the target takes it; writes nothing there.
+pub async fn plan_install(options: InstallOptions, monitor: &dyn Monitor) -> Result<InstallPlan, Error> {
+    let run = Run::prepare(options, Instant::now()).await?;
+    let (answer, root, name) = run.look_up(monitor).await?;
+    if let Beginning::Complete(old) = run.beginning {
+        return Err(run.nothing_to_do(old, &answer, root.cid()));
+    }
+    run.target.write_root(&root)?;
+    let manifest = run.membership.fetch_manifest(&root, &run.target, monitor).await?;
+    let empties_target = run.beginning == Beginning::ToBeEmptied;
+    if !empties_target {
+        let (checked, path) = (manifest.clone(), run.path.clone());
+        blocking(move || check_room(&checked, &path)).await?;
+    }
+    let plan = InstallPlan {
+        image: root.cid().to_string(),
+        name: name.map(|name| name.to_string()),
+        entries: manifest.tree().len() as u64,
+        raw_bytes: manifest.content().raw_bytes(),
+        pieces: manifest.content().len() as u64,
+        empties_target,
+    };
+    run.membership.leave().await;
+    Ok(plan)
+}
+
 /// One run of an install: everything that its steps share.
 struct Run {
     path: PathBuf,
@@ -138,10 +176,10 @@ impl Run {
     }
 
     /// Learns which image it is, from the publisher's statements alone.
-    async fn find_root(
+    async fn look_up(
         &self,
         monitor: &dyn Monitor,
-    ) -> Result<(Signed<RootRecord>, Option<ImageName>), Error> {
+    ) -> Result<(Answer, Signed<RootRecord>, Option<ImageName>), Error> {
         let (answer, root) = match self.membership.look_up(self.wanted.clone(), monitor).await {
             Err(LookupError::Unknown(Query::Image(image))) if self.beginning == Beginning::Resumed => {
                 return Err(Error::ImageGone { path: self.path.clone(), image });
@@ -152,6 +190,14 @@ impl Run {
             Query::Name(name) => Some(name.clone()),
             Query::Image(_) => self.target.record()?.and_then(|record| record.name?.parse().ok()),
         };
+        Ok((answer, root, name))
+    }
+
+    async fn find_root(
+        &self,
+        monitor: &dyn Monitor,
+    ) -> Result<(Signed<RootRecord>, Option<ImageName>), Error> {
+        let (answer, root, name) = self.look_up(monitor).await?;
         let phase = match self.beginning {
             Beginning::Complete(old) => return Err(self.nothing_to_do(old, &answer, root.cid())),
             Beginning::ToBeEmptied => Phase::Emptying,

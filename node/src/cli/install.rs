@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use indicatif::HumanBytes;
 use shoal_node::exit::Exit;
-use shoal_node::install::{Error, InstallOptions, InstallReport, install};
+use shoal_node::install::{Error, InstallOptions, InstallPlan, InstallReport, install, plan_install};
 use shoal_proto::image::ImageName;
 
 use crate::cli::Common;
@@ -30,6 +30,9 @@ pub(crate) struct Install {
     /// Empty the target first if it holds something
     #[arg(long)]
     force: bool,
+    /// Say what would be done, and write nothing into the target
+    #[arg(long)]
+    dry_run: bool,
 }
 
 impl Install {
@@ -44,6 +47,12 @@ impl Install {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         runtime.block_on(async {
             let display = Display::new();
+            if self.dry_run {
+                let plan = plan_install(options, &display).await?;
+                display.clear();
+                print_plan(&plan, common.json)?;
+                return Ok(Exit::Done);
+            }
             let installed = match install(options, &display).await {
                 // What was to be done is done: a script that retries until it is may stop.
                 Err(ref done @ Error::AlreadyInstalled { ref image, .. }) => {
@@ -66,6 +75,20 @@ impl Install {
             Ok(Exit::Done)
         })
     }
+}
+
+fn print_plan(plan: &InstallPlan, json: bool) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    if json {
+        serde_json::to_writer(&mut out, plan)?;
+        writeln!(out)?;
+    } else {
+        let name = plan.name.as_deref().unwrap_or(&plan.image);
+        let first = if plan.empties_target { "; what the target holds goes first" } else { "" };
+        let bytes = HumanBytes(plan.raw_bytes);
+        writeln!(out, "{name}: {} entries, {bytes} in {} pieces{first}", plan.entries, plan.pieces)?;
+    }
+    Ok(out.flush()?)
 }
 
 fn print_report(report: &InstallReport, json: bool) -> anyhow::Result<()> {

@@ -203,6 +203,11 @@ impl Apply {
     }
 }
 
+/// Whether an empty target has room for an image; writes nothing.
+pub fn check_room(manifest: &Manifest, target: &Path) -> Result<(), ApplyError> {
+    room::check(manifest, &Target::open(target)?)
+}
+
 /// The tree that is written, and what it would not take.
 #[derive(Debug)]
 pub(super) struct Target {
