@@ -1,13 +1,10 @@
 //! A Debian with a kernel and compilers, installed on another file system, updated to one with packages upgraded, added and
 //! removed, and rolled back: compared by the tools of the trade, and measured beside rsync.
 
-use std::collections::BTreeMap;
-use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use harness::{Disk, FileSystem, Finished, Node, Process, Publisher, is_root, number, skipped};
+use harness::{Disk, FileSystem, Finished, Node, Process, Publisher, inodes, is_root, number, skipped};
 
 /// Name the two trees. `.ci/run` makes them; nothing else does.
 const TREE: &str = "SHOAL_TEST_DEBIAN_FULL";
@@ -53,19 +50,6 @@ fn said(top: &Path, script: &str) -> Vec<String> {
     let mut lines = run("sh", &["-c", &script]).stdout;
     lines.retain(|line| !line.contains("lost+found"));
     lines
-}
-
-fn inodes(top: &Path) -> BTreeMap<PathBuf, (u64, i64, i64)> {
-    let mut found = BTreeMap::new();
-    let mut waiting = vec![top.to_owned()];
-    while let Some(path) = waiting.pop() {
-        let metadata = fs::symlink_metadata(&path).unwrap();
-        if metadata.is_dir() {
-            waiting.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
-        }
-        found.insert(path, (metadata.ino(), metadata.ctime(), metadata.ctime_nsec()));
-    }
-    found
 }
 
 /// Lets rsync make `old` what `new` is, and counts the bytes that it moves for that, both ways.

@@ -1,12 +1,11 @@
 //! From one image to another in place, with real processes: updated, killed, repaired, rolled back.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use harness::{DEADLINE, Node, Process, Publisher, Server, Sizes, TreeFixture, differences, number};
+use harness::{DEADLINE, Node, Process, Publisher, Server, Sizes, TreeFixture, differences, inodes, number};
 use serde_json::Value;
 
 use crate::assert_same;
@@ -78,19 +77,6 @@ fn files(top: &Path) -> Vec<PathBuf> {
         }
     }
     found.sort();
-    found
-}
-
-fn inodes(top: &Path) -> BTreeMap<PathBuf, (u64, i64, i64)> {
-    let mut found = BTreeMap::new();
-    let mut waiting = vec![top.to_owned()];
-    while let Some(path) = waiting.pop() {
-        let metadata = fs::symlink_metadata(&path).unwrap();
-        if metadata.is_dir() {
-            waiting.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
-        }
-        found.insert(path, (metadata.ino(), metadata.ctime(), metadata.ctime_nsec()));
-    }
     found
 }
 

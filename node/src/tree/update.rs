@@ -18,7 +18,7 @@ mod sources;
 mod stage;
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError};
 
@@ -267,6 +267,10 @@ impl Update {
         new
     }
 
+    fn directories(&self) -> &Directories {
+        &self.tree.directories
+    }
+
     fn is_left(&self, entry: EntryIndex) -> bool {
         self.observed.seen[entry.at()] == Seen::Left
     }
@@ -318,15 +322,4 @@ fn in_threads<E: Send>(work: impl Fn() -> Result<(), E> + Sync) -> Result<(), E>
         let running: Vec<_> = (0..threads).map(|_| scope.spawn(&work)).collect();
         running.into_iter().try_for_each(|thread| thread.join().expect("the work does not panic"))
     })
-}
-
-/// For tests and messages: the tree's path.
-impl Update {
-    pub fn target(&self) -> &PathBuf {
-        &self.tree.path
-    }
-
-    fn directories(&self) -> &Directories {
-        &self.tree.directories
-    }
 }

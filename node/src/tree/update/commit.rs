@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, RenameFlags, Uid};
 use rustix::io::Errno;
-use shoal_proto::image::ImagePath;
 use shoal_proto::image::drift::DriftKind;
 use shoal_proto::image::entry::{EntryIndex, Kind};
 use shoal_proto::image::plan::{Action, Removal, Step};
@@ -222,7 +221,7 @@ impl Update {
         for mount in self.observed.mounts.iter().copied().chain([EntryIndex::ROOT]) {
             let dir = self.open(mount)?;
             rustix::fs::syncfs(&*dir)
-                .map_err(|source| ApplyError::Sync { path: self.target().clone(), source })?;
+                .map_err(|source| ApplyError::Sync { path: self.tree.path.clone(), source })?;
         }
         Ok(())
     }
@@ -238,16 +237,5 @@ fn exchange(stage: &OwnedFd, from: &[u8], dir: &OwnedFd, name: &[u8]) -> Result<
             rustix::fs::renameat(stage, from, dir, name)
         }
         done => done,
-    }
-}
-
-/// For messages.
-impl UpdateReport {
-    pub fn changed(&self) -> u64 {
-        self.created + self.replaced + self.adjusted + self.removed
-    }
-
-    pub fn busy_paths(&self) -> &[ImagePath] {
-        &self.busy
     }
 }

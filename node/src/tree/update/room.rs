@@ -23,7 +23,7 @@ impl Update {
         }
         for (mount, (need_bytes, need)) in needs {
             let Ok(top) = self.directories().open(self.goal.tree(), mount.get()) else { continue };
-            let mut path = self.target().clone();
+            let mut path = self.tree.path.clone();
             if mount != EntryIndex::ROOT {
                 path.push(self.goal.entry(mount).path().to_string());
             }

@@ -117,7 +117,7 @@ impl Update {
         stager.run(&new)?;
         for area in staged.areas.values() {
             rustix::fs::syncfs(area.directories.top())
-                .map_err(|source| ApplyError::Sync { path: self.target().clone(), source })?;
+                .map_err(|source| ApplyError::Sync { path: self.tree.path.clone(), source })?;
         }
         Ok(staged)
     }
