@@ -85,7 +85,6 @@ impl Change {
             rolling_back,
             previous,
         };
-        let mut report = UpdateReport::default();
         if !update.plan().is_empty() {
             if complete.is_some_and(|complete| complete != image)
                 && update.keep_previous(&self.kept, self.options.keep_bytes)?.is_none()
@@ -94,8 +93,8 @@ impl Change {
                 record.previous = None;
             }
             self.target.write_record(&record)?;
-            report = update.apply(blocks)?;
         }
+        let report = update.apply(blocks)?;
         if !report.busy.is_empty() {
             // The next run tries them again.
             return Err(Error::Busy { path: report.busy[0].clone(), others: report.busy.len() - 1 });

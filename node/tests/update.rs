@@ -3,8 +3,14 @@
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 #[cfg(test)]
+#[path = "update/closed.rs"]
+mod closed;
+#[cfg(test)]
 #[path = "tree/fixture.rs"]
 mod fixture;
+#[cfg(test)]
+#[path = "update/links.rs"]
+mod links;
 #[cfg(test)]
 #[path = "update/random.rs"]
 mod random;

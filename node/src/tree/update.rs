@@ -237,6 +237,7 @@ impl Update {
     pub fn apply(&self, blocks: &Store) -> Result<UpdateReport, UpdateError> {
         self.check()?;
         if self.plan.is_empty() {
+            self.remove_stages()?;
             return Ok(UpdateReport::default());
         }
         let staged = self.stage(blocks)?;

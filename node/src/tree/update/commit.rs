@@ -113,18 +113,7 @@ impl Update {
             }
             done => done,
         };
-        let moved = match put() {
-            Err(Errno::PERM) => {
-                let flags = OFlags::RDONLY | OFlags::NONBLOCK;
-                if let Ok(there) = root::open_in(&dir, name, flags, Mode::empty()) {
-                    metadata::unlock(&there).map_err(failed)?;
-                }
-                metadata::unlock(&dir).map_err(failed)?;
-                put()
-            }
-            done => done,
-        };
-        match moved {
+        match root::unlocked(&dir, name, put) {
             Ok(()) => {}
             Err(Errno::BUSY) => return Ok(false),
             // Its device could not be made, which is a loss already.
@@ -138,7 +127,7 @@ impl Update {
     }
 
     /// Gives a file in its place its flags.
-    fn lock(&self, index: EntryIndex) -> Result<(), UpdateError> {
+    pub(super) fn lock(&self, index: EntryIndex) -> Result<(), UpdateError> {
         let entry = self.goal.entry(index);
         if !matches!(self.goal.entry(self.first_of(index)).kind(), Kind::File(_))
             || entry.attributes().flags().is_empty()
@@ -198,18 +187,7 @@ impl Update {
         touched.extend(at);
         let how = if removal.directory { AtFlags::REMOVEDIR } else { AtFlags::empty() };
         let unlink = || rustix::fs::unlinkat(&*dir, name.bytes(), how);
-        let removed = match unlink() {
-            Err(Errno::PERM | Errno::ACCESS) => {
-                let flags = OFlags::RDONLY | OFlags::NONBLOCK;
-                if let Ok(there) = root::open_in(&dir, name.bytes(), flags, Mode::empty()) {
-                    metadata::unlock(&there).map_err(failed)?;
-                }
-                metadata::unlock(&dir).map_err(failed)?;
-                unlink()
-            }
-            done => done,
-        };
-        match removed {
+        match root::unlocked(&dir, name.bytes(), unlink) {
             Ok(()) => Ok(true),
             Err(
                 Errno::NOENT | Errno::BUSY | Errno::NOTEMPTY | Errno::EXIST | Errno::ISDIR | Errno::NOTDIR,

@@ -10,6 +10,11 @@ use super::{Update, UpdateError};
 
 impl Update {
     pub(super) fn check_room(&self) -> Result<(), UpdateError> {
+        // What an interrupted update left may be what takes the room.
+        self.compare_room().or_else(|_| self.remove_stages().and_then(|()| self.compare_room()))
+    }
+
+    fn compare_room(&self) -> Result<(), UpdateError> {
         // By file system: bytes and inodes.
         let mut needs: BTreeMap<EntryIndex, (u64, u64)> = BTreeMap::new();
         for entry in self.new_entries() {
