@@ -58,6 +58,7 @@ impl Change {
             rules: Rules::load(&self.path, self.options.rules.as_deref())?,
             remove_unowned: self.options.delete,
             switch: self.options.switch,
+            lost: self.record.as_ref().map_or(Vec::new(), |record| record.lost.clone()),
         };
         Ok(Update::prepare(goal.clone(), owners, &self.path, &options, Some(self.kept.clone()))?)
     }

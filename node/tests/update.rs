@@ -210,8 +210,11 @@ fn rules_leave_to_the_machine_what_is_the_machines() {
     fs::write(target.join("var/log/app/log"), "lines").unwrap();
     fs::write(target.join("var/log/more"), "lines").unwrap();
     fs::write(target.join("etc/shoal/rules"), "managed /var/log/managed\n").unwrap();
-    let options =
-        UpdateOptions { rules: Rules::load(&target, None).unwrap(), remove_unowned: true, switch: false };
+    let options = UpdateOptions {
+        rules: Rules::load(&target, None).unwrap(),
+        remove_unowned: true,
+        ..UpdateOptions::default()
+    };
     perform(&scratch, &new, &prepare(&new, &[&old], &target, &options)).unwrap();
     let read = |path: &str| fs::read_to_string(target.join(path)).unwrap();
     assert_eq!(read("etc/managed"), "new");

@@ -48,7 +48,7 @@ impl Owner {
         self.children.find(self.manifest.tree(), directory?, name)
     }
 
-    fn resolve(&self, path: &ImagePath) -> Option<EntryIndex> {
+    pub(super) fn resolve(&self, path: &ImagePath) -> Option<EntryIndex> {
         path.components().try_fold(EntryIndex::ROOT, |at, name| self.find(Some(at), name.bytes()))
     }
 }

@@ -14,6 +14,7 @@
 mod blocks;
 mod commit;
 mod room;
+mod settled;
 mod sources;
 mod stage;
 
@@ -27,6 +28,7 @@ use shoal_proto::cid::Cid;
 use shoal_proto::exchange::Bitfield;
 use shoal_proto::image::ImagePath;
 use shoal_proto::image::children::Children;
+use shoal_proto::image::drift::{DriftKind, Drifts};
 use shoal_proto::image::entry::{EntryIndex, Kind, Segment};
 use shoal_proto::image::manifest::Manifest;
 use shoal_proto::image::plan::{Action, Conflict, Observed, Plan, PlanOptions, Seen};
@@ -53,6 +55,8 @@ pub struct UpdateOptions {
     pub remove_unowned: bool,
     /// Replace directories at the top as wholes, each in one call, where all in them is the image's.
     pub switch: bool,
+    /// What could not be set when the first owner was applied.
+    pub lost: Vec<DriftKind>,
 }
 
 /// A planned change of a tree to an image. See the module for the order of calls.
@@ -124,7 +128,11 @@ impl Update {
             owners: &owners,
             unowned: options.remove_unowned,
         };
-        let observed = survey(&goal, target, &tree.directories, how)?;
+        let mut observed = survey(&goal, target, &tree.directories, how)?;
+        if let Some(present) = owners.first().filter(|_| !options.lost.is_empty()) {
+            let lost = options.lost.iter().fold(Drifts::NONE, |lost, kind| lost.with(*kind));
+            settled::settle(&mut observed, &goal, present, lost);
+        }
         let how = PlanOptions { remove_unowned: options.remove_unowned, switch: options.switch };
         let plan = Plan::of(&goal, &observed, how);
         let sources = Sources::find(&goal, &tree.directories, &observed, &owners, kept);
