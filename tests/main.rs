@@ -9,6 +9,7 @@ mod fidelity;
 mod fleet;
 mod install;
 mod memory;
+mod mounts;
 mod resume;
 mod tamper;
 mod tidy;

@@ -12,6 +12,9 @@ mod fixture;
 #[path = "update/links.rs"]
 mod links;
 #[cfg(test)]
+#[path = "update/machine.rs"]
+mod machine;
+#[cfg(test)]
 #[path = "update/random.rs"]
 mod random;
 #[cfg(test)]

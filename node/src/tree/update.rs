@@ -31,7 +31,7 @@ use shoal_proto::image::children::Children;
 use shoal_proto::image::drift::{DriftKind, Drifts};
 use shoal_proto::image::entry::{EntryIndex, Kind, Segment};
 use shoal_proto::image::manifest::Manifest;
-use shoal_proto::image::plan::{Action, Conflict, Observed, Plan, PlanOptions, Seen};
+use shoal_proto::image::plan::{Action, Conflict, Group, Observed, Plan, PlanOptions, Seen};
 
 pub use self::blocks::TreeBlocks;
 use self::sources::Sources;
@@ -98,6 +98,8 @@ pub enum UpdateError {
     Tree(#[from] ApplyError),
     #[error("{path} shall be no directory any more, and holds {holds}, which is not the image's{}", .others.checked_sub(1).map(|_| format!("; and {others} more such")).unwrap_or_default())]
     Conflict { path: ImagePath, holds: ImagePath, others: usize },
+    #[error("{path} is the machine's own and no directory, so there is no place for {holds}{}", .others.checked_sub(1).map(|_| format!("; and {others} more such")).unwrap_or_default())]
+    InTheWay { path: ImagePath, holds: ImagePath, others: usize },
     #[error("a chunk of {path} is not here any more: it changed meanwhile; run the update again")]
     ChunkGone { path: ImagePath },
     #[error(transparent)]
@@ -152,8 +154,8 @@ impl Update {
             plan,
             sources: Arc::new(sources),
         };
-        for entry in update.written_files() {
-            update.need(entry);
+        for (first, _) in update.written_files() {
+            update.need(first);
         }
         Ok(update)
     }
@@ -175,8 +177,12 @@ impl Update {
     pub fn check(&self) -> Result<(), UpdateError> {
         match self.plan.conflicts.split_first() {
             None => self.check_room(),
-            Some((Conflict { path, holds }, others)) => {
-                Err(UpdateError::Conflict { path: path.clone(), holds: holds.clone(), others: others.len() })
+            Some((Conflict { path, holds, in_the_way }, others)) => {
+                let (path, holds, others) = (path.clone(), holds.clone(), others.len());
+                Err(match in_the_way {
+                    true => UpdateError::InTheWay { path, holds, others },
+                    false => UpdateError::Conflict { path, holds, others },
+                })
             }
         }
     }
@@ -280,16 +286,13 @@ impl Update {
         self.observed.seen[entry.at()] == Seen::Left
     }
 
-    /// The files whose content has to be written.
-    fn written_files(&self) -> Vec<EntryIndex> {
-        let file = |entry: &EntryIndex| matches!(self.goal.entry(*entry).kind(), Kind::File(_));
-        let kept = |first: &EntryIndex| self.plan.keepers.contains_key(first);
-        let first = |entry: EntryIndex| match self.goal.entry(entry).kind() {
-            Kind::HardLink { to } => to,
-            _ => entry,
-        };
-        let firsts: BTreeSet<EntryIndex> = self.new_entries().into_iter().map(first).collect();
-        firsts.into_iter().filter(|first| file(first) && !kept(first)).collect()
+    /// The files whose content has to be written, by their first names, and on which file systems.
+    fn written_files(&self) -> Vec<Group> {
+        let file = |(first, _): &Group| matches!(self.goal.entry(*first).kind(), Kind::File(_));
+        let kept = |group: &Group| self.plan.keepers.contains_key(group);
+        let groups: BTreeSet<Group> =
+            self.new_entries().into_iter().map(|entry| self.observed.group_of(&self.goal, entry)).collect();
+        groups.into_iter().filter(|group| file(group) && !kept(group)).collect()
     }
 
     fn need(&mut self, entry: EntryIndex) {
@@ -303,14 +306,7 @@ impl Update {
 
     /// The top of the file system that an entry lies on.
     fn mount_of(&self, entry: EntryIndex) -> EntryIndex {
-        let mut at = entry;
-        while at != EntryIndex::ROOT {
-            at = self.goal.entry(at).parent();
-            if self.observed.mounts.contains(&at) {
-                return at;
-            }
-        }
-        EntryIndex::ROOT
+        self.observed.mount_of(&self.goal, entry)
     }
 }
 

@@ -20,10 +20,10 @@ impl Update {
         for entry in self.new_entries() {
             needs.entry(self.mount_of(entry)).or_default().1 += 1;
         }
-        for entry in self.written_files() {
+        for (entry, mount) in self.written_files() {
             let block = 4096;
             let bytes = data_bytes(&self.goal, entry).div_ceil(block) * block;
-            let need = &mut needs.entry(self.mount_of(entry)).or_default().0;
+            let need = &mut needs.entry(mount).or_default().0;
             *need = need.saturating_add(bytes);
         }
         for (mount, (need_bytes, need)) in needs {

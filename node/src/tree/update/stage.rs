@@ -10,7 +10,8 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, Statx};
 use rustix::io::Errno;
 use shoal_proto::image::PieceIndex;
 use shoal_proto::image::entry::{EntryIndex, InodeFlags, Kind, Segment};
-use shoal_proto::image::plan::Action;
+use shoal_proto::image::path::Component;
+use shoal_proto::image::plan::{Action, Group};
 use shoal_proto::image::tree::Tree;
 
 use super::super::STAGE;
@@ -159,7 +160,11 @@ impl Update {
 
     /// Removes what an interrupted update left on one file system.
     pub(super) fn remove_stage(&self, mount: EntryIndex) -> Result<(), UpdateError> {
-        let failed = |source| UpdateError::Stage { path: self.goal.entry(mount).path(), source };
+        let mut path = self.goal.entry(mount).path();
+        if let Ok(stage) = Component::new(STAGE) {
+            path.push(stage);
+        }
+        let failed = |source| UpdateError::Remove { path, source };
         let top = match self.directories().open(self.goal.tree(), mount.get()) {
             Ok(top) => top,
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(()),
@@ -201,12 +206,13 @@ impl Stager<'_> {
             self.place(entry, |dir, name| rustix::fs::mkdirat(dir, name, Mode::RWXU))?;
         }
         let (inodes, keepers) = self.inodes(new);
-        let mut jobs: Vec<(EntryIndex, bool)> = inodes.into_iter().map(|first| (first, true)).collect();
+        let mut jobs: Vec<(EntryIndex, Option<EntryIndex>)> =
+            inodes.into_iter().map(|(first, mount)| (first, Some(mount))).collect();
         let lone = new.iter().filter(|entry| !directory(entry) && !linked(entry));
-        jobs.extend(lone.map(|entry| (*entry, false)));
+        jobs.extend(lone.map(|entry| (*entry, None)));
         self.make_all(&jobs)?;
         // Late, because it may take a lock away.
-        keepers.into_iter().try_for_each(|(first, keeper, mount)| self.link_keeper(first, keeper, mount))?;
+        keepers.into_iter().try_for_each(|(group, keeper)| self.link_keeper(group, keeper))?;
         for &entry in new.iter().filter(|entry| linked(entry)) {
             self.link(entry)?;
         }
@@ -216,18 +222,16 @@ impl Stager<'_> {
         Ok(())
     }
 
-    /// The inodes with several names that have to be made, and those that are right on disk: the first name, the name
-    /// that has the inode, and the file system.
-    fn inodes(&self, new: &[EntryIndex]) -> (Vec<EntryIndex>, Vec<(EntryIndex, EntryIndex, EntryIndex)>) {
-        let mut firsts = BTreeSet::new();
-        for &entry in new.iter().filter(|entry| self.update.is_linked(**entry)) {
-            firsts.insert((self.update.first_of(entry), self.update.mount_of(entry)));
-        }
+    /// The inodes with several names that have to be made, and those that are right on disk, with a name of each there.
+    fn inodes(&self, new: &[EntryIndex]) -> (Vec<Group>, Vec<(Group, EntryIndex)>) {
+        let linked = new.iter().filter(|entry| self.update.is_linked(**entry));
+        let groups: BTreeSet<Group> =
+            linked.map(|entry| self.update.observed.group_of(&self.update.goal, *entry)).collect();
         let (mut to_make, mut keepers) = (Vec::new(), Vec::new());
-        for (first, mount) in firsts {
-            match self.update.plan.keepers.get(&first) {
-                Some(&keeper) => keepers.push((first, keeper, mount)),
-                None => to_make.push(first),
+        for group in groups {
+            match self.update.plan.keepers.get(&group) {
+                Some(&keeper) => keepers.push((group, keeper)),
+                None => to_make.push(group),
             }
         }
         (to_make, keepers)
@@ -235,12 +239,7 @@ impl Stager<'_> {
 
     /// Brings an inode that is right on disk into a stage. Its flags come back when all names are in their places: what is
     /// immutable can get no name.
-    fn link_keeper(
-        &self,
-        first: EntryIndex,
-        keeper: EntryIndex,
-        mount: EntryIndex,
-    ) -> Result<(), UpdateError> {
+    fn link_keeper(&self, (first, mount): Group, keeper: EntryIndex) -> Result<(), UpdateError> {
         let goal = &self.update.goal;
         let entry = goal.entry(keeper);
         let failed = |source| UpdateError::Stage { path: entry.path(), source };
@@ -259,7 +258,8 @@ impl Stager<'_> {
         }
     }
 
-    fn make_all(&self, jobs: &[(EntryIndex, bool)]) -> Result<(), UpdateError> {
+    /// `jobs` are entries, and of inodes with several names the file systems that they are made on.
+    fn make_all(&self, jobs: &[(EntryIndex, Option<EntryIndex>)]) -> Result<(), UpdateError> {
         let next = AtomicUsize::new(0);
         in_threads(|| {
             let mut reader = ChunkReader::new(self.update, self.blocks);
@@ -270,8 +270,7 @@ impl Stager<'_> {
                     break;
                 }
                 for &(entry, inode) in batch {
-                    if inode {
-                        let mount = self.update.mount_of(entry);
+                    if let Some(mount) = inode {
                         let Some(dir) = self.staged.dir(mount) else { continue };
                         self.make(entry, dir, &inode_name(entry), &mut reader)?;
                     } else {
