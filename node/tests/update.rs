@@ -182,13 +182,20 @@ fn only_what_an_image_brought_is_removed() {
 fn a_directory_that_holds_something_else_does_not_become_a_file() {
     let scratch = Scratch::new();
     let (old, _, target) = with_unowned(&scratch);
-    let newer = scratch.dir("newer");
+    let (holder, newer) = (scratch.dir("holder"), scratch.dir("newer"));
+    fs::create_dir_all(holder.join("gone/owned-too")).unwrap();
+    let holder = image(&scratch, "holder-store", &holder);
     fs::write(newer.join("gone"), "a file now").unwrap();
     let newer = image(&scratch, "newer-store", &newer);
-    let update = prepare(&newer, &[&old], &target, &UpdateOptions::default());
+    fs::create_dir(target.join("gone/owned-too")).unwrap();
+    fs::rename(target.join("gone/mine"), target.join("gone/owned-too/mine")).unwrap();
+    let update = prepare(&newer, &[&old, &holder], &target, &UpdateOptions::default());
     let before = snapshot(&target);
     let error = perform(&scratch, &newer, &update).unwrap_err().to_string();
-    assert_eq!(error, "gone shall be no directory any more, and holds gone/mine, which is not the image's");
+    assert_eq!(
+        error,
+        "gone shall be no directory any more, and holds gone/owned-too/mine, which is not the image's"
+    );
     assert_eq!(snapshot(&target), before);
     let options = UpdateOptions { remove_unowned: true, ..UpdateOptions::default() };
     perform(&scratch, &newer, &prepare(&newer, &[&old], &target, &options)).unwrap();

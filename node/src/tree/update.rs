@@ -108,6 +108,8 @@ pub enum UpdateError {
     Stage { path: ImagePath, source: Errno },
     #[error("cannot replace {path}")]
     Commit { path: ImagePath, source: Errno },
+    #[error("a directory came to {path} meanwhile; run the update again")]
+    DirectoryCame { path: ImagePath },
     #[error("cannot remove {path}")]
     Remove { path: ImagePath, source: Errno },
 }

@@ -68,3 +68,35 @@ fn a_nodes_state_in_its_own_tree_is_never_removed() {
         assert!(!target.join("data/other").exists());
     }
 }
+
+#[test]
+fn a_directory_that_came_after_the_plan_is_not_lost() {
+    for kind in ["file", "directory", "missing"] {
+        let scratch = Scratch::new();
+        let (old, new, target) = (scratch.dir("old"), scratch.dir("new"), scratch.dir("target"));
+        if kind != "missing" {
+            fs::write(old.join("x"), "old").unwrap();
+        }
+        match kind {
+            "directory" => {
+                fs::remove_file(old.join("x")).unwrap();
+                fs::create_dir(new.join("x")).unwrap();
+                fs::write(new.join("x/inner"), "new").unwrap();
+            }
+            _ => fs::write(new.join("x"), "new").unwrap(),
+        }
+        let (old, new) = (image(&scratch, "1", &old), image(&scratch, "2", &new));
+        install(&old, &target);
+        let update = prepare(&new, &[&old], &target, &UpdateOptions::default());
+        let _ = fs::remove_file(target.join("x"));
+        fs::create_dir(target.join("x")).unwrap();
+        fs::write(target.join("x/mine"), "mine").unwrap();
+        let error = perform(&scratch, &new, &update).unwrap_err().to_string();
+        assert_eq!(error, "a directory came to x meanwhile; run the update again", "{kind}");
+        assert_eq!(fs::read_to_string(target.join("x/mine")).unwrap(), "mine", "{kind}");
+        let again =
+            perform(&scratch, &new, &prepare(&new, &[&new, &old], &target, &UpdateOptions::default()));
+        assert_eq!(again.is_ok(), kind == "directory", "{kind}");
+        assert_eq!(fs::read_to_string(target.join("x/mine")).unwrap(), "mine", "{kind}");
+    }
+}

@@ -251,9 +251,10 @@ impl Plan {
             }
         }
         for extra in &observed.extras {
-            let stays = !goes(extra, options) || holders.contains(&extra.path);
+            let own = !goes(extra, options);
+            let stays = own || holders.contains(&extra.path);
             match extra.within.filter(|within| replaced.contains(within)) {
-                Some(within) if stays => {
+                Some(within) if own => {
                     let path = goal.entry(within).path();
                     if self.conflicts.last().is_none_or(|last| last.path != path) {
                         self.conflicts.push(Conflict { path, holds: extra.path.clone(), in_the_way: false });

@@ -36,7 +36,7 @@ impl Update {
                 Action::Adjust => self.adjust(step)?,
                 Action::Create | Action::Replace => {
                     touched.insert(entry.parent());
-                    if !self.move_in(step.entry, staged)? {
+                    if !self.move_in(step, staged)? {
                         report.busy.push(entry.path());
                         continue;
                     }
@@ -101,14 +101,18 @@ impl Update {
     }
 
     /// Puts a step into its place. False when something is mounted there.
-    fn move_in(&self, index: EntryIndex, staged: &Staged) -> Result<bool, UpdateError> {
+    fn move_in(&self, step: &Step, staged: &Staged) -> Result<bool, UpdateError> {
+        let index = step.entry;
         let entry = self.goal.entry(index);
+        // Only then was it looked at what else a directory there holds.
+        let may_exchange =
+            step.action == Action::Replace && (step.drifts.contains(DriftKind::Type) || entry.is_directory());
         let failed = |source| UpdateError::Commit { path: entry.path(), source };
         let stage = staged.dir(self.mount_of(index)).expect("a stage for each mount with steps");
         let (dir, from, name) = (self.open(entry.parent())?, staged_name(index), own_name(entry));
         let put = || match rustix::fs::renameat(&**stage, &*from, &*dir, name) {
             // A directory there, or a directory that comes: only an exchange is one call.
-            Err(Errno::ISDIR | Errno::NOTDIR | Errno::NOTEMPTY | Errno::EXIST) => {
+            Err(Errno::ISDIR | Errno::NOTDIR | Errno::NOTEMPTY | Errno::EXIST) if may_exchange => {
                 exchange(stage, &from, &dir, name)
             }
             done => done,
@@ -118,6 +122,9 @@ impl Update {
             Err(Errno::BUSY) => return Ok(false),
             // Its device could not be made, which is a loss already.
             Err(Errno::NOENT) if is_device(self.goal.entry(self.first_of(index)).kind()) => return Ok(true),
+            Err(Errno::ISDIR | Errno::NOTEMPTY | Errno::EXIST) => {
+                return Err(UpdateError::DirectoryCame { path: entry.path() });
+            }
             Err(error) => return Err(failed(error)),
         }
         if !self.is_linked(index) {
