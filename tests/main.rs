@@ -10,6 +10,7 @@ mod fidelity;
 mod fleet;
 mod install;
 mod memory;
+mod mounts;
 mod resume;
 mod tamper;
 mod tidy;

@@ -136,6 +136,48 @@ fn a_rollback_without_a_previous_image_says_so() {
     assert!(refused.stderr.concat().contains("has no previous image to return to"), "{:?}", refused.stderr);
 }
 
+/// The one folder of this kind below a node's state of its only tree.
+fn state(node: &Node) -> PathBuf {
+    let targets = node.store().with_file_name("data").join("targets");
+    fs::read_dir(targets).unwrap().next().unwrap().unwrap().path()
+}
+
+#[test]
+fn a_lost_previous_image_spoils_the_rollback_and_nothing_else() {
+    let Rollout { server, node, _publisher, .. } = Rollout::new();
+    node.update(&server.ticket, "tree");
+    fs::remove_dir_all(state(&node).join("kept")).unwrap();
+    let refused = node.on_target(&["rollback"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(refused.stderr.concat().contains("were not kept on this machine: update to it instead"));
+
+    let record = fs::read_to_string(state(&node).join("record.json")).unwrap();
+    let record: Value = serde_json::from_str(&record).unwrap();
+    let previous = record["previous"]["image"].as_str().unwrap();
+    fs::remove_dir_all(state(&node).join("images").join(previous)).unwrap();
+    assert_eq!(node.on_target(&["rollback"]).status.code(), Some(1));
+    fs::set_permissions(node.target().join("was-a-directory"), fs::Permissions::from_mode(0o600)).unwrap();
+    node.on_target(&["verify", "--repair"]).expect_success();
+    node.update(&server.ticket, "tree");
+}
+
+#[test]
+fn a_verify_of_an_unfinished_update_says_so() {
+    let Rollout { server, node, _publisher, .. } = Rollout::new();
+    node.update(&server.ticket, "tree");
+    let path = state(&node).join("record.json");
+    let record = fs::read_to_string(&path).unwrap();
+    fs::write(&path, record.replace("complete", "updating")).unwrap();
+    let refused = node.on_target(&["verify"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(refused.stderr.concat().contains("holds an unfinished update"), "{:?}", refused.stderr);
+    node.on_target(&["verify", "--repair"]).expect_success();
+    node.on_target(&["verify"]).expect_success();
+    fs::write(&path, record.replace("\"image\": \"b", "\"image\": \"?")).unwrap();
+    let refused = node.on_target(&["verify"]);
+    assert!(refused.stderr.concat().contains("an image has no valid name"), "{:?}", refused.stderr);
+}
+
 #[test]
 fn a_killed_update_leaves_each_file_old_or_new_and_the_next_run_ends_equal() {
     let kills: u64 = std::env::var(KILLS).map_or(8, |kills| kills.parse().expect("a number"));

@@ -29,7 +29,7 @@ impl Change {
         if let Some(record) = &record
             && matches!(record.phase, Phase::Installing | Phase::Emptying)
         {
-            return Err(Error::Unfinished(path.to_owned()));
+            return Err(Error::UnfinishedInstall(path.to_owned()));
         }
         let kept = Arc::new(Store::open(&target.kept_dir())?);
         Ok(Self { target, path: path.to_owned(), record, kept, options })
@@ -55,9 +55,11 @@ impl Change {
             });
         }
         let options = UpdateOptions {
-            rules: Rules::load(&self.path, self.options.rules.as_deref())?,
+            rules: Rules::load(&self.path, self.options.rules.as_deref())?
+                .without(&self.path, self.target.data_dir()),
             remove_unowned: self.options.delete,
             switch: self.options.switch,
+            lost: self.record.as_ref().map_or(Vec::new(), |record| record.lost.clone()),
         };
         Ok(Update::prepare(goal.clone(), owners, &self.path, &options, Some(self.kept.clone()))?)
     }
@@ -85,7 +87,6 @@ impl Change {
             rolling_back,
             previous,
         };
-        let mut report = UpdateReport::default();
         if !update.plan().is_empty() {
             if complete.is_some_and(|complete| complete != image)
                 && update.keep_previous(&self.kept, self.options.keep_bytes)?.is_none()
@@ -94,8 +95,8 @@ impl Change {
                 record.previous = None;
             }
             self.target.write_record(&record)?;
-            report = update.apply(blocks)?;
         }
+        let report = update.apply(blocks)?;
         if !report.busy.is_empty() {
             // The next run tries them again.
             return Err(Error::Busy { path: report.busy[0].clone(), others: report.busy.len() - 1 });
@@ -119,7 +120,11 @@ impl Change {
         if complete == image {
             return record.previous.clone().filter(|previous| previous.image != image.to_string());
         }
-        let name = record.name.clone().filter(|_| record.phase == Phase::Complete);
+        let name = match &record.previous {
+            _ if record.phase == Phase::Complete => record.name.clone(),
+            Some(previous) if previous.image == complete.to_string() => previous.name.clone(),
+            _ => None,
+        };
         Some(Previous { image: complete.to_string(), name })
     }
 
@@ -130,7 +135,14 @@ impl Change {
             self.kept.retain(&|_| false)?;
             return Ok(());
         };
-        let previous = read_manifest(&self.target, &image)?;
+        let previous = match read_manifest(&self.target, &image) {
+            Ok(previous) => previous,
+            // The tree is the present image all the same; a rollback says what it lacks.
+            Err(error) => {
+                tracing::warn!(%image, %error, "the previous image cannot be read");
+                return Ok(());
+            }
+        };
         let needed: std::collections::HashSet<Cid> =
             crate::tree::update::kept_blocks(&previous, present).collect();
         self.kept.retain(&|block| needed.contains(block))?;

@@ -137,6 +137,11 @@ impl TargetState {
         Ok(Self { dir: data.join("targets").join(name) })
     }
 
+    /// The node's state directory.
+    pub fn data_dir(&self) -> &Path {
+        self.dir.ancestors().nth(2).unwrap_or(&self.dir)
+    }
+
     pub fn store_dir(&self) -> PathBuf {
         self.dir.join("store")
     }
@@ -158,7 +163,10 @@ impl TargetState {
     pub fn record(&self) -> Result<Option<Record>, Error> {
         let path = self.dir.join("record.json");
         let Some(bytes) = durable::read(&path)? else { return Ok(None) };
-        match serde_json::from_slice(&bytes) {
+        match serde_json::from_slice::<Record>(&bytes) {
+            Ok(record) if record.names().any(|image| image.parse::<Cid>().is_err()) => {
+                Err(Error::Damaged { path, why: "an image has no valid name".to_owned() })
+            }
             Ok(record) => Ok(Some(record)),
             Err(error) => Err(Error::Damaged { path, why: error.to_string() }),
         }
@@ -190,8 +198,7 @@ impl TargetState {
     /// Forgets images that the record does not name.
     pub fn prune(&self) -> Result<(), Error> {
         let Some(record) = self.record()? else { return Ok(()) };
-        let previous = record.previous.as_ref().map(|previous| &previous.image);
-        let named: Vec<&String> = record.owners.iter().chain([&record.image]).chain(previous).collect();
+        let named: Vec<&String> = record.names().collect();
         for found in std::fs::read_dir(self.dir.join("images")).into_iter().flatten().flatten() {
             if !named.iter().any(|image| **image == *found.file_name().to_string_lossy())
                 && let Err(error) = std::fs::remove_dir_all(found.path())
@@ -204,6 +211,11 @@ impl TargetState {
 }
 
 impl Record {
+    fn names(&self) -> impl Iterator<Item = &String> {
+        let previous = self.previous.as_ref().map(|previous| &previous.image);
+        self.owners.iter().chain([&self.image]).chain(previous)
+    }
+
     /// The image that is complete or under way.
     pub fn image(&self) -> Option<Cid> {
         self.image.parse().ok()

@@ -59,13 +59,17 @@ pub enum Error {
     #[error("the ticket names no image: say --image NAME")]
     NoImageNamed,
     #[error("{} holds an unfinished install: run it again first", .0.display())]
-    Unfinished(PathBuf),
+    UnfinishedInstall(PathBuf),
+    #[error("{} holds an unfinished update: run it again, repair or roll back", .0.display())]
+    UnfinishedUpdate(PathBuf),
     #[error("{} was not installed or updated by this node (see --data)", .0.display())]
     NotInstalled(PathBuf),
     #[error("{} has no previous image to return to", .0.display())]
     NoPrevious(PathBuf),
     #[error("{lacking_bytes} bytes of image {image} are not on this machine: say --ticket to fetch them")]
     Lacking { image: Cid, lacking_bytes: u64 },
+    #[error("{lacking_bytes} bytes of image {image} were not kept on this machine: update to it instead")]
+    NotKept { image: Cid, lacking_bytes: u64 },
     #[error("something is mounted on {path}, which was left as it is{}; unmount and run again", .others.checked_sub(1).map(|_| format!(", and on {others} other paths")).unwrap_or_default())]
     Busy { path: ImagePath, others: usize },
     #[error(transparent)]
@@ -177,7 +181,11 @@ pub fn rollback(data: &Path, target: &Path, options: TreeOptions) -> Result<Chan
     let back = back.ok_or_else(|| Error::NoPrevious(target.to_owned()))?;
     let image: Cid = back.image.parse().map_err(|_| Error::NoPrevious(target.to_owned()))?;
     let goal = Arc::new(read_manifest(&tree, &image)?);
-    local(&change, &tree, &goal, (image, back.name), true, started)
+    local(&change, &tree, &goal, (image, back.name), true, started).map_err(|error| match error {
+        // A rollback asks no swarm.
+        Error::Lacking { image, lacking_bytes } => Error::NotKept { image, lacking_bytes },
+        other => other,
+    })
 }
 
 /// Gives drifted paths of the present image back their content and metadata. With a ticket, from the swarm where this
@@ -360,8 +368,12 @@ impl PieceSink for PartSink {
 pub(crate) fn installed(data: &Path, target: &Path) -> Result<(Record, Manifest), Error> {
     let state = TargetState::at(data, target)?;
     let record = state.record()?.ok_or_else(|| Error::NotInstalled(target.to_owned()))?;
-    let image = record.image().filter(|_| record.phase == Phase::Complete);
-    let image = image.ok_or_else(|| Error::Unfinished(target.to_owned()))?;
+    match record.phase {
+        Phase::Complete => {}
+        Phase::Updating => return Err(Error::UnfinishedUpdate(target.to_owned())),
+        Phase::Emptying | Phase::Installing => return Err(Error::UnfinishedInstall(target.to_owned())),
+    }
+    let image = record.image().ok_or_else(|| Error::NotInstalled(target.to_owned()))?;
     let manifest = read_manifest(&state, &image)?;
     Ok((record, manifest))
 }

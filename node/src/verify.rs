@@ -46,14 +46,18 @@ pub fn verify_target(
     data: &Path,
     target: &Path,
     mode: VerifyMode,
-    rules: &RulesChoice,
+    rules_of: &RulesChoice,
 ) -> Result<Verification, Error> {
     let started = Instant::now();
     let (record, manifest) = update::installed(data, target)?;
-    let rules = match rules {
+    let rules = match rules_of {
         RulesChoice::None => Rules::none(),
         RulesChoice::OfTree => Rules::load(target, None)?,
         RulesChoice::File(file) => Rules::load(target, Some(file))?,
+    };
+    let rules = match rules_of {
+        RulesChoice::None => rules,
+        _ => rules.without(target, data),
     };
     let not_compared = record.lost;
     let report = verify_by(&manifest, target, mode, &rules)?.without(&not_compared);

@@ -3,8 +3,17 @@
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 #[cfg(test)]
+#[path = "update/closed.rs"]
+mod closed;
+#[cfg(test)]
 #[path = "tree/fixture.rs"]
 mod fixture;
+#[cfg(test)]
+#[path = "update/links.rs"]
+mod links;
+#[cfg(test)]
+#[path = "update/machine.rs"]
+mod machine;
 #[cfg(test)]
 #[path = "update/random.rs"]
 mod random;
@@ -173,13 +182,20 @@ fn only_what_an_image_brought_is_removed() {
 fn a_directory_that_holds_something_else_does_not_become_a_file() {
     let scratch = Scratch::new();
     let (old, _, target) = with_unowned(&scratch);
-    let newer = scratch.dir("newer");
+    let (holder, newer) = (scratch.dir("holder"), scratch.dir("newer"));
+    fs::create_dir_all(holder.join("gone/owned-too")).unwrap();
+    let holder = image(&scratch, "holder-store", &holder);
     fs::write(newer.join("gone"), "a file now").unwrap();
     let newer = image(&scratch, "newer-store", &newer);
-    let update = prepare(&newer, &[&old], &target, &UpdateOptions::default());
+    fs::create_dir(target.join("gone/owned-too")).unwrap();
+    fs::rename(target.join("gone/mine"), target.join("gone/owned-too/mine")).unwrap();
+    let update = prepare(&newer, &[&old, &holder], &target, &UpdateOptions::default());
     let before = snapshot(&target);
     let error = perform(&scratch, &newer, &update).unwrap_err().to_string();
-    assert_eq!(error, "gone shall be no directory any more, and holds gone/mine, which is not the image's");
+    assert_eq!(
+        error,
+        "gone shall be no directory any more, and holds gone/owned-too/mine, which is not the image's"
+    );
     assert_eq!(snapshot(&target), before);
     let options = UpdateOptions { remove_unowned: true, ..UpdateOptions::default() };
     perform(&scratch, &newer, &prepare(&newer, &[&old], &target, &options)).unwrap();
@@ -204,8 +220,11 @@ fn rules_leave_to_the_machine_what_is_the_machines() {
     fs::write(target.join("var/log/app/log"), "lines").unwrap();
     fs::write(target.join("var/log/more"), "lines").unwrap();
     fs::write(target.join("etc/shoal/rules"), "managed /var/log/managed\n").unwrap();
-    let options =
-        UpdateOptions { rules: Rules::load(&target, None).unwrap(), remove_unowned: true, switch: false };
+    let options = UpdateOptions {
+        rules: Rules::load(&target, None).unwrap(),
+        remove_unowned: true,
+        ..UpdateOptions::default()
+    };
     perform(&scratch, &new, &prepare(&new, &[&old], &target, &options)).unwrap();
     let read = |path: &str| fs::read_to_string(target.join(path)).unwrap();
     assert_eq!(read("etc/managed"), "new");

@@ -216,6 +216,16 @@ pub(super) fn unlock(fd: &OwnedFd) -> Result<(), Errno> {
     set_flags(fd, InodeFlags::kept_of(flags.bits() & !locks))
 }
 
+/// Lets a directory be changed: by its flags, and by its mode when it is this user's own.
+pub(super) fn open_up(fd: &OwnedFd) -> Result<(), Errno> {
+    unlock(fd)?;
+    let mode = Mode::from_raw_mode(root::stat(fd)?.stx_mode.into());
+    if mode.contains(Mode::RWXU) || rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    rustix::fs::fchmod(fd, mode | Mode::RWXU)
+}
+
 /// Makes a directory ready to be filled: nobody else enters, and nothing made in it inherits anything.
 pub(super) fn open_for_filling(fd: &OwnedFd) -> Result<(), Errno> {
     set_flags(fd, InodeFlags::NONE)?;

@@ -91,30 +91,16 @@ pub(super) fn proc_path(dir: &OwnedFd, name: &[u8]) -> Vec<u8> {
 pub(super) fn remove(dir: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
     match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
         Err(Errno::NOENT) => return Ok(()),
-        Err(Errno::ISDIR | Errno::PERM) => {}
+        Err(Errno::ISDIR | Errno::PERM | Errno::ACCESS) => {}
         done => return done,
     }
-    // Failures to unlock show when the removal fails.
-    let _ = super::metadata::unlock(dir);
-    let opened = open_in(dir, name, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty());
     if !matches!(FileType::from_raw_mode(stat_in(dir, name)?.stx_mode.into()), FileType::Directory) {
-        let flags = opened.as_ref().ok().and_then(|fd| super::metadata::read_flags(fd).ok());
-        if let Ok(fd) = &opened {
-            let _ = super::metadata::unlock(fd);
-        }
-        let removed = rustix::fs::unlinkat(dir, name, AtFlags::empty());
-        // Other names of the inode stay, and stay locked.
-        if let (Ok(fd), Some(flags)) = (&opened, flags)
-            && stat(fd).is_ok_and(|stat| stat.stx_nlink > 0)
-        {
-            super::metadata::set_flags(fd, flags)?;
-        }
-        return removed;
+        return unlocked(dir, name, || rustix::fs::unlinkat(dir, name, AtFlags::empty()));
     }
-    if let Ok(fd) = &opened {
-        let _ = super::metadata::unlock(fd);
-    }
+    // Failures to unlock show when the removal fails.
+    let _ = super::metadata::open_up(dir);
     let inner = open_closed_directory_in(dir, name)?;
+    let _ = super::metadata::unlock(&inner);
     if mount(&stat(&inner)?) != mount(&stat(dir)?) {
         return Err(Errno::BUSY);
     }
@@ -124,6 +110,40 @@ pub(super) fn remove(dir: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
         remove(&inner, &below)?;
     }
     rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR)
+}
+
+/// Does `act` to `name` in `dir`; where that is refused, again with the locks of both taken away. `dir` stays open for
+/// changes then. Other names of a file that goes stay, and stay locked.
+pub(super) fn unlocked(dir: &OwnedFd, name: &[u8], act: impl Fn() -> Result<(), Errno>) -> Result<(), Errno> {
+    match act() {
+        Err(Errno::PERM | Errno::ACCESS) => {}
+        done => return done,
+    }
+    // Failures to unlock show when it is refused again.
+    let _ = super::metadata::open_up(dir);
+    let mut locked = None;
+    match stat_in(dir, name).map(|stat| FileType::from_raw_mode(stat.stx_mode.into())) {
+        Ok(FileType::RegularFile) => {
+            if let Ok(fd) = open_in(dir, name, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty())
+                && let Ok(flags) = super::metadata::read_flags(&fd)
+            {
+                let _ = super::metadata::unlock(&fd);
+                locked = Some((fd, flags));
+            }
+        }
+        // To be moved, it must be writable for its owner.
+        Ok(FileType::Directory) => {
+            let _ = open_closed_directory_in(dir, name).and_then(|fd| super::metadata::open_up(&fd));
+        }
+        _ => {}
+    }
+    let done = act();
+    if let Some((fd, flags)) = locked
+        && stat(&fd).is_ok_and(|stat| stat.stx_nlink > 0)
+    {
+        super::metadata::set_flags(&fd, flags)?;
+    }
+    done
 }
 
 /// Which mount something is on.

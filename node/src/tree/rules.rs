@@ -10,7 +10,12 @@
 //! ([`LOCAL_RULES`] in the tree, or one that is named) is read before anything is compared, and its rules come before
 //! [`DEFAULT_RULES`]: a last line `managed **` switches those off.
 
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+
+use shoal_proto::image::ImagePath;
 
 use super::exclude::{Excludes, PatternError};
 
@@ -60,14 +65,21 @@ pub enum Class {
     Ignored,
 }
 
+/// More than anybody writes: what has no end is not read to it.
+const RULES_BYTES_MAX: u64 = 1 << 20;
+
 /// Rules in order.
 #[derive(Clone, Debug, Default)]
-pub struct Rules(Vec<(Class, Excludes)>);
+pub struct Rules {
+    rules: Vec<(Class, Excludes)>,
+    /// Ignored whatever the rules say.
+    own: Option<ImagePath>,
+}
 
 #[derive(Debug, thiserror::Error)]
 pub enum RulesError {
     #[error("cannot read {}", path.display())]
-    Read { path: PathBuf, source: std::io::Error },
+    Read { path: PathBuf, source: io::Error },
     #[error("{}, line {line}: {what:?} is none of managed, seed, ignore", path.display())]
     Class { path: PathBuf, line: usize, what: String },
     #[error("{}, line {line}", path.display())]
@@ -83,8 +95,7 @@ impl Rules {
         let (path, needed) = file.map_or((local.as_path(), false), |file| (file, true));
         let inside = needed || std::fs::symlink_metadata(path).is_ok_and(|found| found.is_file());
         if inside {
-            let text =
-                std::fs::read(path).map_err(|source| RulesError::Read { path: path.to_owned(), source })?;
+            let text = read(path).map_err(|source| RulesError::Read { path: path.to_owned(), source })?;
             rules.parse(path, &text)?;
         }
         rules.parse(Path::new("the default rules"), DEFAULT_RULES.as_bytes())?;
@@ -94,6 +105,17 @@ impl Rules {
     /// No rule: the image decides everything.
     pub fn none() -> Self {
         Self::default()
+    }
+
+    /// Ignores also `directory`, where that is in `target`, before any rule: the state without which nothing leads back.
+    #[must_use]
+    pub fn without(mut self, target: &Path, directory: &Path) -> Self {
+        if let (Ok(target), Ok(directory)) = (target.canonicalize(), directory.canonicalize())
+            && let Ok(below) = directory.strip_prefix(target)
+        {
+            self.own = ImagePath::parse(below.as_os_str().as_bytes()).ok().filter(|path| !path.is_root());
+        }
+        self
     }
 
     fn parse(&mut self, path: &Path, text: &[u8]) -> Result<(), RulesError> {
@@ -118,20 +140,33 @@ impl Rules {
                 line: at + 1,
                 source,
             })?;
-            self.0.push((class, pattern));
+            self.rules.push((class, pattern));
         }
         Ok(())
     }
 
     /// The class of `path` (components joined with slashes) in a directory of class `around`.
     pub fn class(&self, path: &[u8], directory: bool, around: Class) -> Class {
+        let own = self.own.as_ref().and_then(|own| path.strip_prefix(own.bytes()));
+        if own.is_some_and(|rest| rest.is_empty() || rest[0] == b'/') {
+            return Class::Ignored;
+        }
         let decides = |(_, pattern): &&(Class, Excludes)| pattern.matches(path, directory);
-        self.0.iter().find(decides).map_or(around, |(class, _)| *class)
+        self.rules.iter().find(decides).map_or(around, |(class, _)| *class)
     }
 
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.rules.is_empty() && self.own.is_none()
     }
+}
+
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    File::open(path)?.take(RULES_BYTES_MAX + 1).read_to_end(&mut text)?;
+    if text.len() as u64 > RULES_BYTES_MAX {
+        return Err(io::Error::from(io::ErrorKind::FileTooLarge));
+    }
+    Ok(text)
 }
 
 #[cfg(test)]
@@ -165,6 +200,32 @@ mod tests {
         let local = Rules::load(target.path(), None).unwrap();
         assert_eq!(local.class(b"etc/fstab", false, Class::Managed), Class::Managed);
         assert_eq!(local.class(b"opt", true, Class::Managed), Class::Ignored);
+    }
+
+    #[test]
+    fn what_is_left_out_is_ignored_whatever_the_rules_say() {
+        let target = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(target.path().join("data/node")).unwrap();
+        let rules = rules("managed **\n");
+        let class = |rules: &Rules, path: &str| rules.class(path.as_bytes(), true, Class::Managed);
+        let without = rules.clone().without(target.path(), &target.path().join("data/../data/node"));
+        for (path, expected) in [
+            ("data/node", Class::Ignored),
+            ("data/node/key", Class::Ignored),
+            ("data/node2", Class::Managed),
+            ("data", Class::Managed),
+        ] {
+            assert_eq!(class(&without, path), expected, "{path}");
+        }
+        let elsewhere = rules.without(&target.path().join("data/node"), target.path());
+        assert_eq!(class(&elsewhere, "data"), Class::Managed);
+    }
+
+    #[test]
+    fn a_file_without_end_is_refused() {
+        let target = tempfile::tempdir().unwrap();
+        let error = Rules::load(target.path(), Some(Path::new("/dev/zero"))).unwrap_err();
+        assert_eq!(error.to_string(), "cannot read /dev/zero");
     }
 
     #[test]

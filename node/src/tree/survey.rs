@@ -48,7 +48,7 @@ impl Owner {
         self.children.find(self.manifest.tree(), directory?, name)
     }
 
-    fn resolve(&self, path: &ImagePath) -> Option<EntryIndex> {
+    pub(super) fn resolve(&self, path: &ImagePath) -> Option<EntryIndex> {
         path.components().try_fold(EntryIndex::ROOT, |at, name| self.find(Some(at), name.bytes()))
     }
 }
@@ -99,6 +99,7 @@ struct Found {
     drifts: Vec<(EntryIndex, Drifts)>,
     inodes: Vec<(EntryIndex, InodeKey)>,
     extras: Vec<Extra>,
+    homeless: Vec<EntryIndex>,
 }
 
 impl Found {
@@ -133,7 +134,9 @@ impl Surveyor<'_> {
             .map(|index| if self.scope.is_left(index) { Seen::Left } else { Seen::Same })
             .collect();
         found.inodes.sort_unstable();
-        self.linked.compare(self.manifest, &found.inodes, |entry| {
+        let mut observed = Observed { mounts: self.scope.into_managed_mounts(), ..Observed::default() };
+        let mount_of = |entry| observed.mount_of(self.manifest, entry);
+        self.linked.compare(self.manifest, &found.inodes, mount_of, |entry| {
             found.drifts.push((entry, Drifts::of(DriftKind::HardLink)));
         });
         for (entry, drifts) in found.drifts {
@@ -152,12 +155,11 @@ impl Surveyor<'_> {
             }
         }
         found.extras.sort_unstable_by(|one, other| one.path.cmp(&other.path));
-        Observed {
-            seen,
-            inodes: found.inodes,
-            extras: found.extras,
-            mounts: self.scope.into_managed_mounts(),
-        }
+        observed.seen = seen;
+        observed.inodes = found.inodes;
+        observed.extras = found.extras;
+        observed.homeless = found.homeless;
+        observed
     }
 
     fn work(&self) -> Result<(), VerifyError> {
@@ -169,6 +171,7 @@ impl Surveyor<'_> {
         all.drifts.append(&mut found.drifts);
         all.inodes.append(&mut found.inodes);
         all.extras.append(&mut found.extras);
+        all.homeless.append(&mut found.homeless);
         Ok(())
     }
 
@@ -181,6 +184,9 @@ impl Surveyor<'_> {
             // The directory itself, or one above it, is missing or something else: that was said there.
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
                 meant.iter().for_each(|child| found.note(*child, missing));
+                if self.scope.is_left(directory) {
+                    found.homeless.extend(meant.iter().find(|child| !self.scope.is_left(**child)));
+                }
                 return Ok(());
             }
             Err(source) => return Err(VerifyError::Read { path: entry.path(), source }),

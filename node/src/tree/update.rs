@@ -14,6 +14,7 @@
 mod blocks;
 mod commit;
 mod room;
+mod settled;
 mod sources;
 mod stage;
 
@@ -27,9 +28,10 @@ use shoal_proto::cid::Cid;
 use shoal_proto::exchange::Bitfield;
 use shoal_proto::image::ImagePath;
 use shoal_proto::image::children::Children;
+use shoal_proto::image::drift::{DriftKind, Drifts};
 use shoal_proto::image::entry::{EntryIndex, Kind, Segment};
 use shoal_proto::image::manifest::Manifest;
-use shoal_proto::image::plan::{Action, Conflict, Observed, Plan, PlanOptions, Seen};
+use shoal_proto::image::plan::{Action, Conflict, Group, Observed, Plan, PlanOptions, Seen};
 
 pub use self::blocks::TreeBlocks;
 use self::sources::Sources;
@@ -53,6 +55,8 @@ pub struct UpdateOptions {
     pub remove_unowned: bool,
     /// Replace directories at the top as wholes, each in one call, where all in them is the image's.
     pub switch: bool,
+    /// What could not be set when the first owner was applied.
+    pub lost: Vec<DriftKind>,
 }
 
 /// A planned change of a tree to an image. See the module for the order of calls.
@@ -94,6 +98,8 @@ pub enum UpdateError {
     Tree(#[from] ApplyError),
     #[error("{path} shall be no directory any more, and holds {holds}, which is not the image's{}", .others.checked_sub(1).map(|_| format!("; and {others} more such")).unwrap_or_default())]
     Conflict { path: ImagePath, holds: ImagePath, others: usize },
+    #[error("{path} is the machine's own and no directory, so there is no place for {holds}{}", .others.checked_sub(1).map(|_| format!("; and {others} more such")).unwrap_or_default())]
+    InTheWay { path: ImagePath, holds: ImagePath, others: usize },
     #[error("a chunk of {path} is not here any more: it changed meanwhile; run the update again")]
     ChunkGone { path: ImagePath },
     #[error(transparent)]
@@ -102,6 +108,8 @@ pub enum UpdateError {
     Stage { path: ImagePath, source: Errno },
     #[error("cannot replace {path}")]
     Commit { path: ImagePath, source: Errno },
+    #[error("a directory came to {path} meanwhile; run the update again")]
+    DirectoryCame { path: ImagePath },
     #[error("cannot remove {path}")]
     Remove { path: ImagePath, source: Errno },
 }
@@ -124,7 +132,11 @@ impl Update {
             owners: &owners,
             unowned: options.remove_unowned,
         };
-        let observed = survey(&goal, target, &tree.directories, how)?;
+        let mut observed = survey(&goal, target, &tree.directories, how)?;
+        if let Some(present) = owners.first().filter(|_| !options.lost.is_empty()) {
+            let lost = options.lost.iter().fold(Drifts::NONE, |lost, kind| lost.with(*kind));
+            settled::settle(&mut observed, &goal, present, lost);
+        }
         let how = PlanOptions { remove_unowned: options.remove_unowned, switch: options.switch };
         let plan = Plan::of(&goal, &observed, how);
         let sources = Sources::find(&goal, &tree.directories, &observed, &owners, kept);
@@ -144,8 +156,8 @@ impl Update {
             plan,
             sources: Arc::new(sources),
         };
-        for entry in update.written_files() {
-            update.need(entry);
+        for (first, _) in update.written_files() {
+            update.need(first);
         }
         Ok(update)
     }
@@ -167,8 +179,12 @@ impl Update {
     pub fn check(&self) -> Result<(), UpdateError> {
         match self.plan.conflicts.split_first() {
             None => self.check_room(),
-            Some((Conflict { path, holds }, others)) => {
-                Err(UpdateError::Conflict { path: path.clone(), holds: holds.clone(), others: others.len() })
+            Some((Conflict { path, holds, in_the_way }, others)) => {
+                let (path, holds, others) = (path.clone(), holds.clone(), others.len());
+                Err(match in_the_way {
+                    true => UpdateError::InTheWay { path, holds, others },
+                    false => UpdateError::Conflict { path, holds, others },
+                })
             }
         }
     }
@@ -237,6 +253,7 @@ impl Update {
     pub fn apply(&self, blocks: &Store) -> Result<UpdateReport, UpdateError> {
         self.check()?;
         if self.plan.is_empty() {
+            self.remove_stages()?;
             return Ok(UpdateReport::default());
         }
         let staged = self.stage(blocks)?;
@@ -275,16 +292,13 @@ impl Update {
         self.observed.seen[entry.at()] == Seen::Left
     }
 
-    /// The files whose content has to be written.
-    fn written_files(&self) -> Vec<EntryIndex> {
-        let file = |entry: &EntryIndex| matches!(self.goal.entry(*entry).kind(), Kind::File(_));
-        let kept = |first: &EntryIndex| self.plan.keepers.contains_key(first);
-        let first = |entry: EntryIndex| match self.goal.entry(entry).kind() {
-            Kind::HardLink { to } => to,
-            _ => entry,
-        };
-        let firsts: BTreeSet<EntryIndex> = self.new_entries().into_iter().map(first).collect();
-        firsts.into_iter().filter(|first| file(first) && !kept(first)).collect()
+    /// The files whose content has to be written, by their first names, and on which file systems.
+    fn written_files(&self) -> Vec<Group> {
+        let file = |(first, _): &Group| matches!(self.goal.entry(*first).kind(), Kind::File(_));
+        let kept = |group: &Group| self.plan.keepers.contains_key(group);
+        let groups: BTreeSet<Group> =
+            self.new_entries().into_iter().map(|entry| self.observed.group_of(&self.goal, entry)).collect();
+        groups.into_iter().filter(|group| file(group) && !kept(group)).collect()
     }
 
     fn need(&mut self, entry: EntryIndex) {
@@ -298,14 +312,7 @@ impl Update {
 
     /// The top of the file system that an entry lies on.
     fn mount_of(&self, entry: EntryIndex) -> EntryIndex {
-        let mut at = entry;
-        while at != EntryIndex::ROOT {
-            at = self.goal.entry(at).parent();
-            if self.observed.mounts.contains(&at) {
-                return at;
-            }
-        }
-        EntryIndex::ROOT
+        self.observed.mount_of(&self.goal, entry)
     }
 }
 

@@ -23,6 +23,10 @@ pub enum Seen {
     Drifted(Drifts),
 }
 
+/// Names that share an inode: the first of them in the image, and the directory that their file system is mounted on,
+/// because there is an inode for each file system that has a name.
+pub type Group = (EntryIndex, EntryIndex);
+
 /// Device (major, minor) and inode number.
 pub type InodeKey = (u32, u32, u64);
 
@@ -50,6 +54,8 @@ pub struct Observed {
     pub extras: Vec<Extra>,
     /// Directories of the image on which a file system is mounted that holds a part of it.
     pub mounts: Vec<EntryIndex>,
+    /// Entries that are not [`Seen::Left`] in a directory that is, and that on disk is none.
+    pub homeless: Vec<EntryIndex>,
 }
 
 /// What to do with the path of an entry.
@@ -82,10 +88,12 @@ pub struct Removal {
 /// Why a change cannot be made without losing what is not the image's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conflict {
-    /// The path that shall become something else than a directory.
+    /// The path that shall become something else than a directory, or that is none and should be.
     pub path: ImagePath,
-    /// What is in it and stays.
+    /// What is in it and stays; or, when the machine has something else than a directory there, what the image has in it.
     pub holds: ImagePath,
+    /// The machine's own path is in the way, not what is in the directory.
+    pub in_the_way: bool,
 }
 
 /// All that has to be done, and what is left alone. Empty when the tree is the image.
@@ -98,8 +106,8 @@ pub struct Plan {
     /// In the tree, not in the image, and not touched. What is in such a directory is not listed.
     pub kept: Vec<ImagePath>,
     pub conflicts: Vec<Conflict>,
-    /// By the first entry of an inode with several names: the entry on disk that has this very inode already.
-    pub keepers: BTreeMap<EntryIndex, EntryIndex>,
+    /// The entry on disk that has the inode of a group already.
+    pub keepers: BTreeMap<Group, EntryIndex>,
 }
 
 /// How far a plan goes.
@@ -109,6 +117,28 @@ pub struct PlanOptions {
     pub remove_unowned: bool,
     /// Replace a directory at the top as a whole, in one call, where anything in it changes and all of it is the image's.
     pub switch: bool,
+}
+
+impl Observed {
+    /// The directory that the file system of an entry is mounted on: one of `mounts`, or the root.
+    pub fn mount_of(&self, goal: &Manifest, entry: EntryIndex) -> EntryIndex {
+        let mut at = entry;
+        while at != EntryIndex::ROOT && !self.mounts.is_empty() {
+            at = goal.entry(at).parent();
+            if self.mounts.contains(&at) {
+                return at;
+            }
+        }
+        EntryIndex::ROOT
+    }
+
+    pub fn group_of(&self, goal: &Manifest, entry: EntryIndex) -> Group {
+        let first = match goal.entry(entry).kind() {
+            Kind::HardLink { to } => to,
+            _ => entry,
+        };
+        (first, self.mount_of(goal, entry))
+    }
 }
 
 impl Plan {
@@ -125,6 +155,11 @@ impl Plan {
         let mut plan = Self { keepers: inodes.keepers.clone(), ..Self::default() };
         plan.decide_steps(goal, observed, &inodes);
         plan.decide_extras(goal, observed, options);
+        plan.conflicts.extend(observed.homeless.iter().map(|&entry| Conflict {
+            path: goal.entry(goal.entry(entry).parent()).path(),
+            holds: goal.entry(entry).path(),
+            in_the_way: true,
+        }));
         if options.switch {
             plan.decide_switches(goal, observed);
         }
@@ -216,12 +251,13 @@ impl Plan {
             }
         }
         for extra in &observed.extras {
-            let stays = !goes(extra, options) || holders.contains(&extra.path);
+            let own = !goes(extra, options);
+            let stays = own || holders.contains(&extra.path);
             match extra.within.filter(|within| replaced.contains(within)) {
-                Some(within) if stays => {
+                Some(within) if own => {
                     let path = goal.entry(within).path();
                     if self.conflicts.last().is_none_or(|last| last.path != path) {
-                        self.conflicts.push(Conflict { path, holds: extra.path.clone() });
+                        self.conflicts.push(Conflict { path, holds: extra.path.clone(), in_the_way: false });
                     }
                 }
                 // Goes with the directory that gives way.
@@ -284,7 +320,7 @@ const SET_ID: u32 = 0o6000;
 
 /// Which names share which inode, and which of them are right.
 struct Inodes {
-    keepers: BTreeMap<EntryIndex, EntryIndex>,
+    keepers: BTreeMap<Group, EntryIndex>,
     /// Names that have another inode than the image says.
     misplaced: BTreeSet<EntryIndex>,
     /// Names of an inode with several.
@@ -293,32 +329,29 @@ struct Inodes {
 
 impl Inodes {
     fn of(goal: &Manifest, observed: &Observed) -> Self {
-        let first_of = |entry: EntryIndex| match goal.entry(entry).kind() {
-            Kind::HardLink { to } => to,
-            _ => entry,
-        };
+        let group_of = |entry: EntryIndex| observed.group_of(goal, entry);
         let right = |entry: EntryIndex| match observed.seen[entry.at()] {
             Seen::Same => true,
             Seen::Left => false,
             Seen::Drifted(drifts) => drifts.without(HARD_LINK).is_empty(),
         };
         // An inode on disk belongs to the first group of names that has a right one there.
-        let mut owners: BTreeMap<InodeKey, EntryIndex> = BTreeMap::new();
-        let mut keepers: BTreeMap<EntryIndex, (EntryIndex, InodeKey)> = BTreeMap::new();
+        let mut owners: BTreeMap<InodeKey, Group> = BTreeMap::new();
+        let mut keepers: BTreeMap<Group, (EntryIndex, InodeKey)> = BTreeMap::new();
         for &(entry, key) in observed.inodes.iter().filter(|(entry, _)| right(*entry)) {
-            let first = first_of(entry);
-            if *owners.entry(key).or_insert(first) == first {
-                keepers.entry(first).or_insert((entry, key));
+            let group = group_of(entry);
+            if *owners.entry(key).or_insert(group) == group {
+                keepers.entry(group).or_insert((entry, key));
             }
         }
         let misplaced = observed.inodes.iter().filter(|(entry, key)| {
             // One that drifted otherwise too is replaced anyway.
-            right(*entry) && keepers.get(&first_of(*entry)).is_none_or(|(_, kept)| kept != key)
+            right(*entry) && keepers.get(&group_of(*entry)).is_none_or(|(_, kept)| kept != key)
         });
         Self {
             misplaced: misplaced.map(|(entry, _)| *entry).collect(),
             shared: observed.inodes.iter().map(|(entry, _)| *entry).collect(),
-            keepers: keepers.into_iter().map(|(first, (entry, _))| (first, entry)).collect(),
+            keepers: keepers.into_iter().map(|(group, (entry, _))| (group, entry)).collect(),
         }
     }
 }

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use shoal_proto::image::drift::{DriftKind, Drifts};
 use shoal_proto::image::entry::{EntryIndex, Kind, MODE_MASK};
 use shoal_proto::image::manifest::Manifest;
-use shoal_proto::image::plan::InodeKey;
+use shoal_proto::image::plan::{Group, InodeKey};
 use shoal_proto::image::tree::Entry;
 
 use super::super::metadata::{self, Inode, ReadError};
@@ -162,11 +162,13 @@ impl Linked {
         }
     }
 
-    /// Two names must share an inode exactly when the image says so; `differs` is told those that do otherwise.
+    /// Two names on one file system must share an inode exactly when the image says so; `differs` is told those that do
+    /// otherwise. `mount_of` tells file systems apart.
     pub(super) fn compare(
         &self,
         manifest: &Manifest,
         inodes: &[(EntryIndex, InodeKey)],
+        mount_of: impl Fn(EntryIndex) -> EntryIndex,
         mut differs: impl FnMut(EntryIndex),
     ) {
         let meant_first = |entry: EntryIndex| match manifest.entry(entry).kind() {
@@ -174,14 +176,13 @@ impl Linked {
             _ => entry,
         };
         let mut first_of_inode: HashMap<InodeKey, EntryIndex> = HashMap::new();
-        let mut inode_of: HashMap<EntryIndex, InodeKey> = HashMap::new();
+        // With the first name gone, the names that are left still belong together.
+        let mut inode_of: HashMap<Group, InodeKey> = HashMap::new();
         for &(entry, key) in inodes {
-            inode_of.insert(entry, key);
             let first = *first_of_inode.entry(key).or_insert(entry);
             let meant = meant_first(entry);
-            // With the first name gone or of another inode, the names that are left still belong together.
-            let same = meant == meant_first(first)
-                && (entry == meant || inode_of.get(&meant).is_none_or(|inode| *inode == key));
+            let group = (meant, mount_of(entry));
+            let same = meant == meant_first(first) && *inode_of.entry(group).or_insert(key) == key;
             if !same {
                 differs(entry);
             }

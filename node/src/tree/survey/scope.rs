@@ -88,6 +88,10 @@ impl Scope {
                 if mount.local && holds_a_part && self.classes[inside.at()] == Class::Managed {
                     self.managed_mounts.insert(entry);
                 } else {
+                    let managed = |child: &EntryIndex| self.classes[child.at()] == Class::Managed;
+                    if children.of_directory(entry).iter().any(managed) {
+                        tracing::warn!(path = %mount.path, "what the image has below this mount is left alone");
+                    }
                     self.classes[entry.at()] = Class::Ignored;
                     self.ignore_below(manifest, entry);
                 }

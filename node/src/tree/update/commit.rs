@@ -35,7 +35,7 @@ impl Update {
                 Action::Adjust => self.adjust(step)?,
                 Action::Create | Action::Replace => {
                     touched.insert(entry.parent());
-                    if !self.move_in(step.entry, staged)? {
+                    if !self.move_in(step, staged)? {
                         report.busy.push(entry.path());
                         continue;
                     }
@@ -100,34 +100,30 @@ impl Update {
     }
 
     /// Puts a step into its place. False when something is mounted there.
-    fn move_in(&self, index: EntryIndex, staged: &Staged) -> Result<bool, UpdateError> {
+    fn move_in(&self, step: &Step, staged: &Staged) -> Result<bool, UpdateError> {
+        let index = step.entry;
         let entry = self.goal.entry(index);
+        // Only then was it looked at what else a directory there holds.
+        let may_exchange =
+            step.action == Action::Replace && (step.drifts.contains(DriftKind::Type) || entry.is_directory());
         let failed = |source| UpdateError::Commit { path: entry.path(), source };
         let stage = staged.dir(self.mount_of(index)).expect("a stage for each mount with steps");
         let (dir, from, name) = (self.open(entry.parent())?, staged_name(index), own_name(entry));
         let put = || match rustix::fs::renameat(&**stage, &*from, &*dir, name) {
             // A directory there, or a directory that comes: only an exchange is one call.
-            Err(Errno::ISDIR | Errno::NOTDIR | Errno::NOTEMPTY | Errno::EXIST) => {
+            Err(Errno::ISDIR | Errno::NOTDIR | Errno::NOTEMPTY | Errno::EXIST) if may_exchange => {
                 exchange(stage, &from, &dir, name)
             }
             done => done,
         };
-        let moved = match put() {
-            Err(Errno::PERM) => {
-                let flags = OFlags::RDONLY | OFlags::NONBLOCK;
-                if let Ok(there) = root::open_in(&dir, name, flags, Mode::empty()) {
-                    metadata::unlock(&there).map_err(failed)?;
-                }
-                metadata::unlock(&dir).map_err(failed)?;
-                put()
-            }
-            done => done,
-        };
-        match moved {
+        match root::unlocked(&dir, name, put) {
             Ok(()) => {}
             Err(Errno::BUSY) => return Ok(false),
             // Its device could not be made, which is a loss already.
             Err(Errno::NOENT) if is_device(self.goal.entry(self.first_of(index)).kind()) => return Ok(true),
+            Err(Errno::ISDIR | Errno::NOTEMPTY | Errno::EXIST) => {
+                return Err(UpdateError::DirectoryCame { path: entry.path() });
+            }
             Err(error) => return Err(failed(error)),
         }
         if !self.is_linked(index) {
@@ -137,7 +133,7 @@ impl Update {
     }
 
     /// Gives a file in its place its flags.
-    fn lock(&self, index: EntryIndex) -> Result<(), UpdateError> {
+    pub(super) fn lock(&self, index: EntryIndex) -> Result<(), UpdateError> {
         let entry = self.goal.entry(index);
         if !matches!(self.goal.entry(self.first_of(index)).kind(), Kind::File(_))
             || entry.attributes().flags().is_empty()
@@ -197,18 +193,7 @@ impl Update {
         touched.extend(at);
         let how = if removal.directory { AtFlags::REMOVEDIR } else { AtFlags::empty() };
         let unlink = || rustix::fs::unlinkat(&*dir, name.bytes(), how);
-        let removed = match unlink() {
-            Err(Errno::PERM | Errno::ACCESS) => {
-                let flags = OFlags::RDONLY | OFlags::NONBLOCK;
-                if let Ok(there) = root::open_in(&dir, name.bytes(), flags, Mode::empty()) {
-                    metadata::unlock(&there).map_err(failed)?;
-                }
-                metadata::unlock(&dir).map_err(failed)?;
-                unlink()
-            }
-            done => done,
-        };
-        match removed {
+        match root::unlocked(&dir, name.bytes(), unlink) {
             Ok(()) => Ok(true),
             Err(
                 Errno::NOENT | Errno::BUSY | Errno::NOTEMPTY | Errno::EXIST | Errno::ISDIR | Errno::NOTDIR,

@@ -10,15 +10,20 @@ use super::{Update, UpdateError};
 
 impl Update {
     pub(super) fn check_room(&self) -> Result<(), UpdateError> {
+        // What an interrupted update left may be what takes the room.
+        self.compare_room().or_else(|_| self.remove_stages().and_then(|()| self.compare_room()))
+    }
+
+    fn compare_room(&self) -> Result<(), UpdateError> {
         // By file system: bytes and inodes.
         let mut needs: BTreeMap<EntryIndex, (u64, u64)> = BTreeMap::new();
         for entry in self.new_entries() {
             needs.entry(self.mount_of(entry)).or_default().1 += 1;
         }
-        for entry in self.written_files() {
+        for (entry, mount) in self.written_files() {
             let block = 4096;
             let bytes = data_bytes(&self.goal, entry).div_ceil(block) * block;
-            let need = &mut needs.entry(self.mount_of(entry)).or_default().0;
+            let need = &mut needs.entry(mount).or_default().0;
             *need = need.saturating_add(bytes);
         }
         for (mount, (need_bytes, need)) in needs {

@@ -6,11 +6,12 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Statx};
 use rustix::io::Errno;
 use shoal_proto::image::PieceIndex;
-use shoal_proto::image::entry::{EntryIndex, Kind, Segment};
-use shoal_proto::image::plan::Action;
+use shoal_proto::image::entry::{EntryIndex, InodeFlags, Kind, Segment};
+use shoal_proto::image::path::Component;
+use shoal_proto::image::plan::{Action, Group};
 use shoal_proto::image::tree::Tree;
 
 use super::super::STAGE;
@@ -37,6 +38,13 @@ pub(super) struct Staged {
 #[derive(Debug)]
 struct Area {
     directories: Directories,
+}
+
+/// A directory with a stage in it, as it was before.
+struct Top {
+    fd: Arc<OwnedFd>,
+    stat: Statx,
+    flags: InodeFlags,
 }
 
 /// How entries are called in a stage: a step's by its number, what is in a directory that comes whole by its own name.
@@ -92,8 +100,38 @@ struct Stager<'a> {
 }
 
 impl Update {
-    /// Makes everything new, and syncs it.
+    /// Makes everything new, and syncs it. After an error the tree is as it was, and takes no more room.
     pub(super) fn stage(&self, blocks: &Store) -> Result<Staged, UpdateError> {
+        let mut tops = Vec::new();
+        let staged = self.make_stages(blocks, &mut tops);
+        if staged.is_err() {
+            self.abandon(tops);
+        }
+        staged
+    }
+
+    /// Takes the stages away and gives the directories that they were in back what they had, as far as that can be.
+    fn abandon(&self, tops: Vec<Top>) {
+        for keeper in self.plan.keepers.values() {
+            let _ = self.lock(*keeper);
+        }
+        for Top { fd, stat, flags } in tops {
+            let _ = root::remove(&fd, STAGE);
+            let _ = rustix::fs::fchmod(&*fd, Mode::from_raw_mode(stat.stx_mode.into()));
+            if let Ok(mtime) = metadata::mtime_of(&stat) {
+                let _ = metadata::set_time(Inode::Open(&fd), mtime);
+            }
+            let _ = metadata::set_flags(&fd, flags);
+        }
+    }
+
+    /// Removes what interrupted updates left.
+    pub(super) fn remove_stages(&self) -> Result<(), UpdateError> {
+        let mut mounts = self.observed.mounts.iter().copied().chain([EntryIndex::ROOT]);
+        mounts.try_for_each(|mount| self.remove_stage(mount))
+    }
+
+    fn make_stages(&self, blocks: &Store, tops: &mut Vec<Top>) -> Result<Staged, UpdateError> {
         let new = self.new_entries();
         let steps: BTreeSet<EntryIndex> = self
             .plan
@@ -103,13 +141,11 @@ impl Update {
             .map(|step| step.entry)
             .collect();
         let mut staged = Staged { areas: BTreeMap::new(), reused_bytes: AtomicU64::new(0) };
-        for mount in self.observed.mounts.iter().copied().chain([EntryIndex::ROOT]) {
-            self.remove_stage(mount)?;
-        }
+        self.remove_stages()?;
         for &entry in &steps {
             let mount = self.mount_of(entry);
             if let Entry::Vacant(area) = staged.areas.entry(mount) {
-                area.insert(self.open_stage(mount)?);
+                area.insert(self.open_stage(mount, tops)?);
             }
         }
         let numbers = steps.iter().map(|step| (*step, staged_name(*step))).collect();
@@ -124,25 +160,35 @@ impl Update {
 
     /// Removes what an interrupted update left on one file system.
     pub(super) fn remove_stage(&self, mount: EntryIndex) -> Result<(), UpdateError> {
-        let failed = |source| UpdateError::Stage { path: self.goal.entry(mount).path(), source };
+        let mut path = self.goal.entry(mount).path();
+        if let Ok(stage) = Component::new(STAGE) {
+            path.push(stage);
+        }
+        let failed = |source| UpdateError::Remove { path, source };
         let top = match self.directories().open(self.goal.tree(), mount.get()) {
             Ok(top) => top,
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(()),
             Err(error) => return Err(failed(error)),
         };
-        root::remove(&top, STAGE).map_err(failed)
+        match root::remove(&top, STAGE) {
+            // Nothing is staged on it either; what has to be says so itself.
+            Err(Errno::ROFS) => Ok(()),
+            done => done.map_err(failed),
+        }
     }
 
-    fn open_stage(&self, mount: EntryIndex) -> Result<Area, UpdateError> {
+    fn open_stage(&self, mount: EntryIndex, tops: &mut Vec<Top>) -> Result<Area, UpdateError> {
         let failed = |source| UpdateError::Stage { path: self.goal.entry(mount).path(), source };
         let top = self.directories().open(self.goal.tree(), mount.get()).map_err(failed)?;
+        let (stat, flags) = (root::stat(&top).map_err(failed)?, metadata::read_flags(&top).map_err(failed)?);
+        tops.push(Top { fd: top.clone(), stat, flags });
         let make = || {
             rustix::fs::mkdirat(&*top, STAGE, Mode::RWXU)?;
             root::open_directory_in(&top, STAGE)
         };
         let made = match make() {
-            // The top may be immutable; it gets its metadata back at the end.
-            Err(Errno::PERM) => metadata::unlock(&top).and_then(|()| make()),
+            // The top may be locked; it gets its metadata back at the end.
+            Err(Errno::PERM | Errno::ACCESS) => metadata::open_up(&top).and_then(|()| make()),
             made => made,
         };
         let dir = made.map_err(failed)?;
@@ -159,11 +205,14 @@ impl Stager<'_> {
         for &entry in new.iter().filter(directory) {
             self.place(entry, |dir, name| rustix::fs::mkdirat(dir, name, Mode::RWXU))?;
         }
-        let inodes = self.inodes(new)?;
-        let mut jobs: Vec<(EntryIndex, bool)> = inodes.into_iter().map(|first| (first, true)).collect();
+        let (inodes, keepers) = self.inodes(new);
+        let mut jobs: Vec<(EntryIndex, Option<EntryIndex>)> =
+            inodes.into_iter().map(|(first, mount)| (first, Some(mount))).collect();
         let lone = new.iter().filter(|entry| !directory(entry) && !linked(entry));
-        jobs.extend(lone.map(|entry| (*entry, false)));
+        jobs.extend(lone.map(|entry| (*entry, None)));
         self.make_all(&jobs)?;
+        // Late, because it may take a lock away.
+        keepers.into_iter().try_for_each(|(group, keeper)| self.link_keeper(group, keeper))?;
         for &entry in new.iter().filter(|entry| linked(entry)) {
             self.link(entry)?;
         }
@@ -173,42 +222,44 @@ impl Stager<'_> {
         Ok(())
     }
 
-    /// Brings the inodes with several names into the stages: those that are right on disk by a link. Returns the others.
-    fn inodes(&self, new: &[EntryIndex]) -> Result<Vec<EntryIndex>, UpdateError> {
-        let goal = &self.update.goal;
-        let mut firsts = BTreeSet::new();
-        for &entry in new.iter().filter(|entry| self.update.is_linked(**entry)) {
-            firsts.insert((self.update.first_of(entry), self.update.mount_of(entry)));
-        }
-        let mut to_make = Vec::new();
-        for (first, mount) in firsts {
-            let Some(&keeper) = self.update.plan.keepers.get(&first) else {
-                to_make.push(first);
-                continue;
-            };
-            let entry = goal.entry(keeper);
-            let failed = |source| UpdateError::Stage { path: entry.path(), source };
-            let dir = self.update.directories().open(goal.tree(), entry.parent().get()).map_err(failed)?;
-            let stage = self.staged.dir(mount).expect("a stage for each mount with steps");
-            let link =
-                || rustix::fs::linkat(&*dir, own_name(entry), &**stage, inode_name(first), AtFlags::empty());
-            match link() {
-                // Immutable: no further name. It is locked again at once.
-                Err(Errno::PERM) => {
-                    let flags = OFlags::RDONLY | OFlags::NONBLOCK;
-                    let fd = root::open_in(&dir, own_name(entry), flags, Mode::empty()).map_err(failed)?;
-                    metadata::unlock(&fd).map_err(failed)?;
-                    let linked = link();
-                    metadata::set_flags(&fd, entry.attributes().flags()).map_err(failed)?;
-                    linked.map_err(failed)?;
-                }
-                done => done.map_err(failed)?,
+    /// The inodes with several names that have to be made, and those that are right on disk, with a name of each there.
+    fn inodes(&self, new: &[EntryIndex]) -> (Vec<Group>, Vec<(Group, EntryIndex)>) {
+        let linked = new.iter().filter(|entry| self.update.is_linked(**entry));
+        let groups: BTreeSet<Group> =
+            linked.map(|entry| self.update.observed.group_of(&self.update.goal, *entry)).collect();
+        let (mut to_make, mut keepers) = (Vec::new(), Vec::new());
+        for group in groups {
+            match self.update.plan.keepers.get(&group) {
+                Some(&keeper) => keepers.push((group, keeper)),
+                None => to_make.push(group),
             }
         }
-        Ok(to_make)
+        (to_make, keepers)
     }
 
-    fn make_all(&self, jobs: &[(EntryIndex, bool)]) -> Result<(), UpdateError> {
+    /// Brings an inode that is right on disk into a stage. Its flags come back when all names are in their places: what is
+    /// immutable can get no name.
+    fn link_keeper(&self, (first, mount): Group, keeper: EntryIndex) -> Result<(), UpdateError> {
+        let goal = &self.update.goal;
+        let entry = goal.entry(keeper);
+        let failed = |source| UpdateError::Stage { path: entry.path(), source };
+        let dir = self.update.directories().open(goal.tree(), entry.parent().get()).map_err(failed)?;
+        let stage = self.staged.dir(mount).expect("a stage for each mount with steps");
+        let link =
+            || rustix::fs::linkat(&*dir, own_name(entry), &**stage, inode_name(first), AtFlags::empty());
+        match link() {
+            Err(Errno::PERM) => {
+                let flags = OFlags::RDONLY | OFlags::NONBLOCK;
+                let fd = root::open_in(&dir, own_name(entry), flags, Mode::empty()).map_err(failed)?;
+                metadata::unlock(&fd).map_err(failed)?;
+                link().map_err(failed)
+            }
+            done => done.map_err(failed),
+        }
+    }
+
+    /// `jobs` are entries, and of inodes with several names the file systems that they are made on.
+    fn make_all(&self, jobs: &[(EntryIndex, Option<EntryIndex>)]) -> Result<(), UpdateError> {
         let next = AtomicUsize::new(0);
         in_threads(|| {
             let mut reader = ChunkReader::new(self.update, self.blocks);
@@ -219,8 +270,7 @@ impl Stager<'_> {
                     break;
                 }
                 for &(entry, inode) in batch {
-                    if inode {
-                        let mount = self.update.mount_of(entry);
+                    if let Some(mount) = inode {
                         let Some(dir) = self.staged.dir(mount) else { continue };
                         self.make(entry, dir, &inode_name(entry), &mut reader)?;
                     } else {
