@@ -99,12 +99,12 @@ fn names_are_linked_to_the_inode_that_is_right() {
     split.inodes[1].1 = (0, 0, 8);
     let planned = plan(&split);
     assert_eq!(steps(&planned), [("d/b".to_owned(), Action::Replace)]);
-    assert_eq!(planned.keepers[&split.inodes[0].0], split.inodes[0].0);
+    assert_eq!(planned.keepers[&(split.inodes[0].0, EntryIndex::ROOT)], split.inodes[0].0);
     // The first name is not right: the other one is kept.
     split.seen[2] = drifted(&[DriftKind::Content]);
     let planned = plan(&split);
     assert_eq!(steps(&planned), [("d/a".to_owned(), Action::Replace)]);
-    assert_eq!(planned.keepers[&split.inodes[0].0], split.inodes[1].0);
+    assert_eq!(planned.keepers[&(split.inodes[0].0, EntryIndex::ROOT)], split.inodes[1].0);
 }
 
 #[test]
@@ -139,7 +139,7 @@ fn a_directory_that_holds_what_stays_does_not_give_way() {
     found.extras = vec![extra("z/mine", false, false), extra("z/theirs", false, true)];
     found.extras.iter_mut().for_each(|extra| extra.within = z);
     let planned = plan(&found);
-    assert_eq!(planned.conflicts, [Conflict { path: path("z"), holds: path("z/mine") }]);
+    assert_eq!(planned.conflicts, [Conflict { path: path("z"), holds: path("z/mine"), in_the_way: false }]);
     found.extras.remove(0);
     let planned = plan(&found);
     assert!(planned.conflicts.is_empty() && planned.removals.is_empty());
