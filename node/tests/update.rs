@@ -9,6 +9,9 @@ mod closed;
 #[path = "tree/fixture.rs"]
 mod fixture;
 #[cfg(test)]
+#[path = "update/kinds.rs"]
+mod kinds;
+#[cfg(test)]
 #[path = "update/links.rs"]
 mod links;
 #[cfg(test)]
