@@ -243,13 +243,13 @@ mod tests {
         let target = tempfile::tempdir().unwrap();
         let record = Record {
             target: target.path().display().to_string(),
-            image: "bafk".into(),
+            image: Cid::of(b"image").to_string(),
             name: Some("debian".into()),
             phase: Phase::Installing,
             lost: vec![DriftKind::Owner],
-            owners: vec!["bafo".into()],
+            owners: vec![Cid::of(b"owner").to_string()],
             rolling_back: false,
-            previous: Some(Previous { image: "bafp".into(), name: None }),
+            previous: Some(Previous { image: Cid::of(b"previous").to_string(), name: None }),
         };
         let root = Signed::<RootRecord>::from_parts(vec![1, 2, 3], vec![9; SIGNATURE_BYTES]);
         {
