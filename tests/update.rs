@@ -162,7 +162,7 @@ fn a_lost_previous_image_spoils_the_rollback_and_nothing_else() {
 }
 
 #[test]
-fn a_verify_of_an_unfinished_update_says_so() {
+fn an_unfinished_update_is_neither_verified_nor_taken_for_an_install() {
     let Rollout { server, node, _publisher, .. } = Rollout::new();
     node.update(&server.ticket, "tree");
     let path = state(&node).join("record.json");
@@ -170,6 +170,10 @@ fn a_verify_of_an_unfinished_update_says_so() {
     fs::write(&path, record.replace("complete", "updating")).unwrap();
     let refused = node.on_target(&["verify"]);
     assert_eq!(refused.status.code(), Some(1));
+    assert!(refused.stderr.concat().contains("holds an unfinished update"), "{:?}", refused.stderr);
+    let install = node.install_command(&server.ticket, &["--image", "tree", "--seed-for", "0s"]);
+    let refused = Process::start(install).finish();
+    assert_eq!((refused.status.code(), refused.stdout.concat().as_str()), (Some(1), ""));
     assert!(refused.stderr.concat().contains("holds an unfinished update"), "{:?}", refused.stderr);
     node.on_target(&["verify", "--repair"]).expect_success();
     node.on_target(&["verify"]).expect_success();

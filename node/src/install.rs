@@ -76,6 +76,8 @@ pub enum Error {
     ImageGone { path: PathBuf, image: Cid },
     #[error("{} holds an unfinished install of image {image}; --force starts over with another", .path.display())]
     OtherUnfinished { path: PathBuf, image: String },
+    #[error("{} holds an unfinished update: update, repair or roll back; --force empties it first", .0.display())]
+    UnfinishedUpdate(PathBuf),
     #[error(transparent)]
     State(#[from] state::Error),
     #[error(transparent)]
@@ -321,6 +323,9 @@ fn choose_wanted(
             (Phase::Installing, Some(image)) => return Ok((Query::Image(image), Beginning::Resumed)),
             (Phase::Installing, None) => {
                 return Err(Error::OtherUnfinished { path: target.clone(), image: record.image });
+            }
+            (Phase::Updating, _) if !target::is_empty(target)? => {
+                return Err(Error::UnfinishedUpdate(target.clone()));
             }
             (_, Some(image)) if !target::is_empty(target)? => {
                 return Ok((Query::Name(name), Beginning::Complete(image)));

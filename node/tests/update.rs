@@ -9,6 +9,9 @@ mod closed;
 #[path = "tree/fixture.rs"]
 mod fixture;
 #[cfg(test)]
+#[path = "update/kinds.rs"]
+mod kinds;
+#[cfg(test)]
 #[path = "update/links.rs"]
 mod links;
 #[cfg(test)]
@@ -308,6 +311,8 @@ fn a_switch_replaces_a_directory_at_the_top_in_one_call_unless_the_machine_has_a
             fs::create_dir_all(top.join(dir)).unwrap();
             fs::write(top.join(dir).join("stays"), "stays").unwrap();
         }
+        set_time(&top.join("same/stays"), 1, 0);
+        set_time(&top.join("same"), 1, 0);
     }
     for dir in ["usr/bin", "etc"] {
         fs::write(new.join(dir).join("new"), "new").unwrap();
