@@ -8,7 +8,8 @@
 //! One rule a line; `#` begins a comment line. Patterns are those of [`exclude`](super::exclude). Of the rules that
 //! match a path the first decides; a path that none matches is what its directory is. A machine's own file
 //! ([`LOCAL_RULES`] in the tree, or one that is named) is read before anything is compared, and its rules come before
-//! [`DEFAULT_RULES`]: a last line `managed **` switches those off.
+//! [`DEFAULT_RULES`]: a last line `managed **` switches those off. Where a directory whose content is ignored is a symbolic
+//! link on the machine, the link stays.
 
 use std::fs::File;
 use std::io::{self, Read};

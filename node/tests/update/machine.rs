@@ -100,3 +100,27 @@ fn a_directory_that_came_after_the_plan_is_not_lost() {
         assert_eq!(fs::read_to_string(target.join("x/mine")).unwrap(), "mine", "{kind}");
     }
 }
+
+#[test]
+fn a_link_to_where_the_machine_has_its_own_content_stays() {
+    let scratch = Scratch::new();
+    let (source, target) = (scratch.dir("source"), scratch.dir("target"));
+    for dir in ["home/user", "var/log/apt", "data", "etc"] {
+        fs::create_dir_all(source.join(dir)).unwrap();
+    }
+    fs::write(source.join("home/user/file"), "the image's").unwrap();
+    let image = image(&scratch, "1", &source);
+    install(&image, &target);
+    for (path, leads_to) in [("home", "data"), ("var/log", "/elsewhere"), ("etc", "data")] {
+        fs::remove_dir_all(target.join(path)).unwrap();
+        symlink(leads_to, target.join(path)).unwrap();
+    }
+    let options = UpdateOptions { rules: Rules::load(&target, None).unwrap(), ..UpdateOptions::default() };
+    perform(&scratch, &image, &prepare(&image, &[&image], &target, &options)).unwrap();
+    let link = |path: &str| fs::read_link(target.join(path)).ok();
+    assert_eq!(link("home").as_deref(), Some(Path::new("data")));
+    assert_eq!(link("var/log").as_deref(), Some(Path::new("/elsewhere")));
+    assert_eq!(link("etc"), None, "what is in it is the image's");
+    assert_eq!(fs::read_dir(target.join("data")).unwrap().count(), 0);
+    assert!(prepare(&image, &[&image], &target, &options).plan().is_empty());
+}

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use rustix::fs::FileType;
 use shoal_proto::image::ImagePath;
 use shoal_proto::image::children::Children;
 use shoal_proto::image::entry::EntryIndex;
@@ -41,11 +42,9 @@ impl Scope {
             mounted: BTreeSet::new(),
             managed_mounts: BTreeSet::new(),
         };
-        if !rules.is_empty() {
-            scope.classify(manifest, rules);
-        }
+        let holders = if rules.is_empty() { BTreeSet::new() } else { scope.classify(manifest, rules) };
         scope.note_mounts(manifest, mounts::below(target), children);
-        scope.leave(manifest, directories);
+        scope.leave(manifest, directories, &holders);
         for entry in manifest.entries() {
             let index = entry.index();
             if !scope.left[index.at()] {
@@ -56,7 +55,9 @@ impl Scope {
         scope
     }
 
-    fn classify(&mut self, manifest: &Manifest, rules: &Rules) {
+    /// Finds the class of each entry. Returns the managed directories whose content is the machine's.
+    fn classify(&mut self, manifest: &Manifest, rules: &Rules) -> BTreeSet<EntryIndex> {
+        let mut holders = BTreeSet::new();
         // Where the path of each directory on the way ends; entries come depth first.
         let mut path: Vec<u8> = Vec::new();
         let mut ends: Vec<(EntryIndex, usize)> = vec![(EntryIndex::ROOT, 0)];
@@ -73,8 +74,14 @@ impl Scope {
             self.classes[entry.index().at()] = rules.class(&path, entry.is_directory(), around);
             if entry.is_directory() {
                 ends.push((entry.index(), path.len()));
+                let class = self.classes[entry.index().at()];
+                path.extend_from_slice(b"/whatever");
+                if class == Class::Managed && rules.class(&path, false, class) == Class::Ignored {
+                    holders.insert(entry.index());
+                }
             }
         }
+        holders
     }
 
     fn note_mounts(&mut self, manifest: &Manifest, mounts: Vec<Mount>, children: &Children) {
@@ -113,8 +120,8 @@ impl Scope {
     }
 
     /// Leaves what is ignored, and seeds that are there, with all in them. A directory that is ignored is made when
-    /// something in it is not.
-    fn leave(&mut self, manifest: &Manifest, directories: &Directories) {
+    /// something in it is not. A link in the place of a directory whose content is the machine's leads to that content.
+    fn leave(&mut self, manifest: &Manifest, directories: &Directories, holders: &BTreeSet<EntryIndex>) {
         let mut needed = vec![false; manifest.tree().len()];
         for entry in manifest.entries().rev() {
             let at = entry.index().at();
@@ -126,16 +133,21 @@ impl Scope {
         for entry in manifest.entries().skip(1) {
             let (at, above) = (entry.index().at(), entry.parent().at());
             let class = self.classes[at];
-            self.left[at] = match class {
-                Class::Managed => false,
-                _ if seeded[above] => true,
-                Class::Ignored if !needed[at] => true,
-                Class::Seed | Class::Ignored => {
-                    let dir = directories.open(manifest.tree(), entry.parent().get());
-                    dir.is_ok_and(|dir| root::stat_in(&dir, own_name(entry)).is_ok())
-                }
+            let there = || {
+                let dir = directories.open(manifest.tree(), entry.parent().get()).ok()?;
+                root::stat_in(&dir, own_name(entry)).ok()
             };
-            seeded[at] = class == Class::Seed && self.left[at];
+            self.left[at] = match class {
+                _ if seeded[above] && class != Class::Managed => true,
+                Class::Managed => {
+                    holders.contains(&entry.index())
+                        && there()
+                            .is_some_and(|stat| FileType::from_raw_mode(stat.stx_mode.into()).is_symlink())
+                }
+                Class::Ignored if !needed[at] => true,
+                Class::Seed | Class::Ignored => there().is_some(),
+            };
+            seeded[at] = class != Class::Ignored && self.left[at];
         }
     }
 
