@@ -1,6 +1,7 @@
 //! How far a command is: on a terminal and elsewhere.
 
-use std::io::IsTerminal;
+use std::collections::BTreeMap;
+use std::io::{IsTerminal, Write};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -71,4 +72,23 @@ fn describe(snapshot: &Snapshot) -> String {
         HumanBytes(traffic.from_seeders_bytes),
         HumanBytes(traffic.from_peers_bytes),
     )
+}
+
+/// Says where the bytes came from (seeder, peers, this machine), and what could not be set.
+pub(crate) fn write_moved(
+    out: &mut impl Write,
+    [from_seeder, from_peers, reused]: [u64; 3],
+    losses: &BTreeMap<&'static str, u64>,
+) -> std::io::Result<()> {
+    writeln!(
+        out,
+        "fetched {} from the seeder and {} from peers; {} were here already",
+        HumanBytes(from_seeder),
+        HumanBytes(from_peers),
+        HumanBytes(reused),
+    )?;
+    for (aspect, count) in losses {
+        writeln!(out, "could not set the {aspect} of {count} entries")?;
+    }
+    Ok(())
 }

@@ -11,7 +11,7 @@ use shoal_node::install::{Error, InstallOptions, InstallPlan, InstallReport, ins
 use shoal_proto::image::ImageName;
 
 use crate::cli::Common;
-use crate::cli::display::Display;
+use crate::cli::display::{Display, write_moved};
 use crate::cli::join::{Join, serving};
 
 #[derive(Debug, Args)]
@@ -105,16 +105,9 @@ fn print_report(report: &InstallReport, json: bool) -> anyhow::Result<()> {
             HumanBytes(report.raw_bytes),
             report.elapsed_s
         )?;
-        writeln!(
-            out,
-            "fetched {} from the seeder and {} from peers; {} were here already",
-            HumanBytes(report.bytes_from_seeder),
-            HumanBytes(report.bytes_from_peers),
-            HumanBytes(report.bytes_reused),
-        )?;
-        for (aspect, count) in &report.losses {
-            writeln!(out, "could not set the {aspect} of {count} entries")?;
-        }
+        let InstallReport { bytes_from_seeder, bytes_from_peers, bytes_reused, .. } = *report;
+        let moved = [bytes_from_seeder, bytes_from_peers, bytes_reused];
+        write_moved(&mut out, moved, &report.losses)?;
     }
     Ok(out.flush()?)
 }

@@ -4,8 +4,9 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
-use indicatif::HumanBytes;
 use shoal_node::update::{ChangeReport, TreeOptions};
+
+use crate::cli::display::write_moved;
 
 #[derive(Debug, Args)]
 pub(crate) struct Tree {
@@ -42,15 +43,7 @@ pub(crate) fn print_change(report: &ChangeReport, json: bool) -> anyhow::Result<
         "{name}: {} created, {} replaced, {} adjusted, {} removed in {:.1} s",
         report.created, report.replaced, report.adjusted, report.removed, report.elapsed_s
     )?;
-    writeln!(
-        out,
-        "fetched {} from the seeder and {} from peers; {} were here already",
-        HumanBytes(report.bytes_from_seeder),
-        HumanBytes(report.bytes_from_peers),
-        HumanBytes(report.bytes_reused),
-    )?;
-    for (aspect, count) in &report.losses {
-        writeln!(out, "could not set the {aspect} of {count} entries")?;
-    }
+    let ChangeReport { bytes_from_seeder, bytes_from_peers, bytes_reused, .. } = *report;
+    write_moved(&mut out, [bytes_from_seeder, bytes_from_peers, bytes_reused], &report.losses)?;
     Ok(out.flush()?)
 }

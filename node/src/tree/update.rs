@@ -13,6 +13,7 @@
 
 mod blocks;
 mod commit;
+mod reader;
 mod room;
 mod settled;
 mod sources;

@@ -8,8 +8,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Statx};
 use rustix::io::Errno;
-use shoal_proto::image::PieceIndex;
-use shoal_proto::image::entry::{EntryIndex, InodeFlags, Kind, Segment};
+use shoal_proto::image::entry::{EntryIndex, InodeFlags, Kind};
 use shoal_proto::image::path::Component;
 use shoal_proto::image::plan::{Action, Group};
 use shoal_proto::image::tree::Tree;
@@ -19,6 +18,7 @@ use super::super::apply::ApplyError;
 use super::super::metadata::{self, Aspect, Inode};
 use super::super::root::{self, Directories, Names};
 use super::super::survey::own_name;
+use super::reader::{ChunkReader, WriteError};
 use super::sources::has_content;
 use super::{Update, UpdateError, in_threads};
 use crate::store::Store;
@@ -471,74 +471,4 @@ impl Update {
 
 pub(super) fn is_device(kind: Kind<'_>) -> bool {
     matches!(kind, Kind::CharDevice { .. } | Kind::BlockDevice { .. })
-}
-
-enum WriteError {
-    Gone,
-    System(Errno),
-    Store(crate::store::Error),
-}
-
-/// Reads chunks for one thread: from the tree, else from a block, the last of which is kept decoded.
-struct ChunkReader<'a> {
-    update: &'a Update,
-    blocks: &'a Store,
-    /// The piece of each chunk is found by where it starts.
-    starts: Vec<u32>,
-    piece: Option<PieceIndex>,
-    raw: Vec<u8>,
-    chunk: Vec<u8>,
-    reused_bytes: u64,
-}
-
-impl<'a> ChunkReader<'a> {
-    fn new(update: &'a Update, blocks: &'a Store) -> Self {
-        let goal = &update.goal;
-        let starts = goal.content().indexes().map(|piece| goal.piece_chunks(piece).start).collect();
-        Self { update, blocks, starts, piece: None, raw: Vec::new(), chunk: Vec::new(), reused_bytes: 0 }
-    }
-
-    fn write(&mut self, entry: EntryIndex, segments: &[Segment], fd: &OwnedFd) -> Result<(), WriteError> {
-        let goal = &self.update.goal;
-        let mut at = 0;
-        let mut ends_in_hole = false;
-        for &segment in segments {
-            ends_in_hole = matches!(segment, Segment::Hole { .. });
-            match segment {
-                Segment::Hole { bytes } => at += bytes,
-                Segment::Chunks { first, count } => {
-                    for chunk in first..first + count {
-                        let bytes = self.read(chunk)?;
-                        root::write_all(fd, bytes, at).map_err(WriteError::System)?;
-                        at += bytes.len() as u64;
-                    }
-                }
-            }
-        }
-        if ends_in_hole {
-            let size = goal.size(goal.entry(entry));
-            rustix::fs::ftruncate(fd, size).map_err(WriteError::System)?;
-        }
-        Ok(())
-    }
-
-    fn read(&mut self, chunk: u32) -> Result<&[u8], WriteError> {
-        let goal = &self.update.goal;
-        if self.update.sources.is_present(chunk) && self.update.sources.read(chunk, &mut self.chunk) {
-            self.reused_bytes += self.chunk.len() as u64;
-            return Ok(&self.chunk);
-        }
-        let at = self.starts.partition_point(|start| *start <= chunk) - 1;
-        let piece = goal.content().indexes().nth(at).ok_or(WriteError::Gone)?;
-        if self.piece != Some(piece) {
-            self.piece = None;
-            let cid = goal.content().piece(piece).cid;
-            let block = self.blocks.get(&cid).map_err(WriteError::Store)?.ok_or(WriteError::Gone)?;
-            block.decode_into(&mut self.raw).map_err(|_| WriteError::Gone)?;
-            self.piece = Some(piece);
-        }
-        let before = goal.piece_chunks(piece).start..chunk;
-        let start: usize = before.map(|chunk| goal.chunk_bytes(chunk) as usize).sum();
-        Ok(&self.raw[start..start + goal.chunk_bytes(chunk) as usize])
-    }
 }
