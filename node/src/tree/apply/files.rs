@@ -143,9 +143,12 @@ impl Apply {
     }
 
     /// A file that is opened once. It is made with its own permissions where they can hold already: setting them
-    /// later would cost more. Nobody else can enter the directory yet.
+    /// later would cost more. Nobody else can enter the directory yet. Attributes are set by who may write the file.
     pub(super) fn create_whole_file(&self, entry: Entry<'_>, dir: &OwnedFd) -> Result<OwnedFd, ApplyError> {
-        self.create_file(entry, dir, Mode::from_raw_mode(entry.attributes().mode() & PERMISSIONS))
+        let attributes = entry.attributes();
+        let plain = attributes.xattrs().is_empty();
+        let own = Mode::from_raw_mode(attributes.mode() & PERMISSIONS);
+        self.create_file(entry, dir, if plain { own } else { Mode::RUSR | Mode::WUSR })
     }
 
     /// A new, empty file; whatever had its name is gone.
