@@ -85,6 +85,34 @@ fn the_image_does_not_depend_on_threads() {
 }
 
 #[test]
+fn directories_that_are_listed_ahead_are_the_same() {
+    let scratch = Scratch::new();
+    let source = scratch.dir("source");
+    let mut deep = source.clone();
+    // Deeper than what is listed ahead, with neighbours on every level.
+    for level in 0..70 {
+        for neighbour in ["a", "left-out", "z"] {
+            let dir = deep.join(format!("{neighbour}-{}", level % 7)).join("inner");
+            fs::create_dir_all(&dir).unwrap();
+            fs::write(dir.join("file"), format!("{neighbour} of level {level}")).unwrap();
+        }
+        deep.push("m");
+        fs::create_dir(&deep).unwrap();
+    }
+    let excludes = Excludes::new(&["left-out-*".to_owned()]).unwrap();
+    let capture = |threads| {
+        let options = CaptureOptions { excludes: excludes.clone(), ..options(threads) };
+        let report = capture(&source, &options, &Blocks::default(), &()).unwrap().report;
+        (report.image, report.entries, report.excluded)
+    };
+    let alone = capture(1);
+    assert_eq!((alone.1, alone.2), (1 + 70 * 7, 70));
+    for threads in [2, 3, 8] {
+        assert_eq!(capture(threads), alone, "{threads} threads");
+    }
+}
+
+#[test]
 fn an_apply_replaces_what_a_killed_one_left() {
     let scratch = Scratch::new();
     let (source, target) = (scratch.dir("source"), scratch.dir("target"));

@@ -16,6 +16,7 @@
 //!
 //! Nothing is published when anything could not be read: the error names all such paths.
 
+mod ahead;
 mod batch;
 mod left_over;
 mod pack;
@@ -354,7 +355,7 @@ fn attempt(setting: &Setting<'_>, here: Option<Circumstances>) -> Result<Packed,
             |error| tracing::warn!(path = %path.display(), %error, "the next capture reads everything");
         SeenWriter::create(path, here).map_err(failed).ok()
     });
-    let scan = scan::scan(directories, &options.excludes, reuse);
+    let scan = scan::scan(directories, &options.excludes, reuse, options.threads);
     progress.scanned(scan.len() as u64, scan.read_bytes);
     pack::pack(setting, scan, (open(), writer))
 }
@@ -407,6 +408,6 @@ fn finish(
 
 /// Entries below the top of a tree, and the bytes of its files, as far as they can be seen.
 pub(super) fn room_of(directories: &Directories) -> (u64, u64) {
-    let scan = scan::scan(&directories.renumbered(), &Excludes::default(), None);
+    let scan = scan::scan(&directories.renumbered(), &Excludes::default(), None, 1);
     (scan.len() as u64, scan.data_bytes)
 }

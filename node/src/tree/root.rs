@@ -154,9 +154,13 @@ fn mount(stat: &Statx) -> (u32, u32, u64) {
 /// The names in a directory, sorted by bytes, without `.` and `..`.
 pub(super) fn list(dir: &OwnedFd) -> Result<Vec<Box<[u8]>>, Errno> {
     // A descriptor of its own: reading moves the position, and others may share `dir`.
-    let reader = open_in(dir, b".", OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?;
+    names_from(&open_in(dir, b".", OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?)
+}
+
+/// As [`list`], from the position of `dir` on, which is moved to the end.
+pub(super) fn names_from(dir: &OwnedFd) -> Result<Vec<Box<[u8]>>, Errno> {
     let mut buffer = vec![MaybeUninit::uninit(); LISTING_BYTES];
-    let mut entries = RawDir::new(&reader, &mut buffer);
+    let mut entries = RawDir::new(dir, &mut buffer);
     let mut names: Vec<Box<[u8]>> = Vec::new();
     while let Some(entry) = entries.next() {
         let entry = entry?;

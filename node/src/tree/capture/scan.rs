@@ -1,9 +1,9 @@
 //! The first pass: which entries there are, in path order, how large, and which are as the last capture saw them.
 
 use std::collections::HashMap;
-use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
-use rustix::fs::{FileType, Statx};
+use rustix::fs::{FileType, Mode, OFlags, Statx};
 use rustix::io::Errno;
 use shoal_proto::image::ImagePath;
 use shoal_proto::image::path::Component;
@@ -11,10 +11,13 @@ use shoal_proto::image::path::Component;
 use super::super::exclude::Excludes;
 use super::super::root::{self, Directories, Names};
 use super::Unreadables;
+use super::ahead::{Ahead, Child, Closing, Listing, Ticket};
 use super::reuse::Reuse;
 
 /// `st_blocks` counts in these.
 const BLOCK_BYTES: u64 = 512;
+/// Threads beyond these would wait for each other.
+const HELPERS_MAX: usize = 7;
 
 /// All entries in path order: the order of the manifest.
 #[derive(Debug, Default)]
@@ -107,19 +110,26 @@ impl Names for Scan {
     }
 }
 
-/// A name and what it is.
-type Child = (Box<[u8]>, Statx);
-
 /// One directory whose entries are known and not all taken yet, the next one last.
 struct Frame {
     number: u32,
     /// The directory that the parent image has at this path.
     old: Option<u32>,
     children: Vec<Child>,
+    /// To directories among them that are listed ahead, the next one last.
+    tickets: Vec<Ticket>,
     path_bytes: usize,
 }
 
-pub(super) fn scan(directories: &Directories, excludes: &Excludes, reuse: Option<Reuse<'_>>) -> Scan {
+/// Scans with so many threads.
+pub(super) fn scan(
+    directories: &Directories,
+    excludes: &Excludes,
+    reuse: Option<Reuse<'_>>,
+    threads: usize,
+) -> Scan {
+    let ahead = &Ahead::default();
+    let helpers = threads.saturating_sub(1).min(HELPERS_MAX);
     let mut scanner = Scanner {
         scan: Scan::default(),
         reuse,
@@ -128,8 +138,16 @@ pub(super) fn scan(directories: &Directories, excludes: &Excludes, reuse: Option
         device: Device::default(),
         directories,
         excludes,
+        ahead: (helpers > 0).then_some(ahead),
     };
-    scanner.run();
+    std::thread::scope(|scope| {
+        let closing = Closing(ahead);
+        for _ in 0..helpers {
+            scope.spawn(|| ahead.help());
+        }
+        scanner.run();
+        drop(closing);
+    });
     scanner.scan
 }
 
@@ -143,6 +161,7 @@ struct Scanner<'a> {
     device: Device,
     directories: &'a Directories,
     excludes: &'a Excludes,
+    ahead: Option<&'a Ahead>,
 }
 
 /// Which mount something is on. The mount id tells apart what is bound in from the same file system.
@@ -161,7 +180,7 @@ impl Device {
 
 impl Scanner<'_> {
     fn run(&mut self) {
-        let top = std::sync::Arc::clone(self.directories.top());
+        let top = Arc::clone(self.directories.top());
         let stat = match root::stat(&top) {
             Ok(stat) => stat,
             Err(error) => return self.scan.unreadable.add(ImagePath::ROOT, error.into()),
@@ -169,29 +188,47 @@ impl Scanner<'_> {
         self.device = Device::of(&stat);
         let old = self.reuse.as_ref().map(|_| 0);
         self.push(b"", 0, Found::Directory, old, &stat);
-        let mut frames: Vec<Frame> = self.enter(0, old).into_iter().collect();
+        let mut frames: Vec<Frame> = self.enter(0, old, 0, None).into_iter().collect();
         while let Some(frame) = frames.last_mut() {
             let Some((name, stat)) = frame.children.pop() else {
                 frames.pop();
                 continue;
             };
+            let at = frame.children.len();
+            let ticket = frame.tickets.pop_if(|ticket| ticket.at == at);
             let (parent, path_bytes) = (frame.number, frame.path_bytes);
             let old = self.reuse.as_mut().and_then(|reuse| reuse.find(frame.old?, &name));
-            self.path.truncate(path_bytes);
-            if path_bytes > 0 {
-                self.path.push(b'/');
-            }
-            self.path.extend_from_slice(&name);
+            self.set_path(path_bytes, &name);
             if let Some(directory) = self.child(parent, &name, old, &stat) {
-                frames.extend(self.enter(directory, old));
+                frames.extend(self.enter(directory, old, frames.len(), ticket));
             }
         }
     }
 
-    /// Lists a directory and looks at everything in it.
-    fn enter(&mut self, number: u32, old: Option<u32>) -> Option<Frame> {
-        match self.directories.open(&self.scan, number).and_then(|dir| self.children(&dir)) {
-            Ok(children) => Some(Frame { number, old, children, path_bytes: self.path.len() }),
+    /// Learns what is in a directory, which lies so deep.
+    fn enter(
+        &mut self,
+        number: u32,
+        old: Option<u32>,
+        depth: usize,
+        ticket: Option<Ticket>,
+    ) -> Option<Frame> {
+        let listing = match (self.ahead, ticket) {
+            (Some(ahead), Some(ticket)) => ahead.take(&ticket),
+            _ => self.list(number),
+        };
+        match listing {
+            Ok(Listing { dir, children, vanished }) => {
+                self.scan.counts.vanished += vanished;
+                let path_bytes = self.path.len();
+                let tickets = match self.ahead {
+                    Some(ahead) => {
+                        ahead.order(depth, &dir, &children, |child| self.enters(path_bytes, child))
+                    }
+                    None => Vec::new(),
+                };
+                Some(Frame { number, old, children, tickets, path_bytes })
+            }
             Err(error) => {
                 let path = self.scan.path(number);
                 self.scan.unreadable.add(path, error.into());
@@ -200,17 +237,30 @@ impl Scanner<'_> {
         }
     }
 
-    fn children(&mut self, dir: &OwnedFd) -> Result<Vec<Child>, Errno> {
-        let names = root::list(dir)?;
-        let mut children = Vec::with_capacity(names.len());
-        for name in names.into_iter().rev() {
-            match root::stat_in(dir, &name) {
-                Ok(stat) => children.push((name, stat)),
-                Err(Errno::NOENT) => self.scan.counts.vanished += 1,
-                Err(error) => return Err(error),
+    fn list(&self, number: u32) -> Result<Listing, Errno> {
+        let dir = self.directories.open(&self.scan, number)?;
+        // A descriptor of its own: others share that one and its position.
+        let own = root::open_in(&dir, b".", OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?;
+        Listing::of(Arc::new(own))
+    }
+
+    /// Whether [`child`](Self::child) will be a directory to enter.
+    fn enters(&mut self, path_bytes: usize, (name, stat): &Child) -> bool {
+        FileType::from_raw_mode(stat.stx_mode.into()) == FileType::Directory
+            && Device::of(stat) == self.device
+            && {
+                self.set_path(path_bytes, name);
+                !self.excludes.matches(&self.path, true)
             }
+    }
+
+    /// Replaces what comes after the directory's own path.
+    fn set_path(&mut self, path_bytes: usize, name: &[u8]) {
+        self.path.truncate(path_bytes);
+        if path_bytes > 0 {
+            self.path.push(b'/');
         }
-        Ok(children)
+        self.path.extend_from_slice(name);
     }
 
     /// Takes or leaves one entry; its number when it is a directory to enter.
