@@ -247,6 +247,10 @@ fn compressor(level: i32) -> CCtx<'static> {
         // These levels look for matches of six or seven bytes: five cost no more time, and save 2 % of an OS tree.
         set(CParameter::MinMatch(5));
     }
+    if level == 2 {
+        // A table half as large stays in the cache: it saves 5 % of the time and costs 0.5 % of an OS tree's bytes.
+        set(CParameter::HashLog(15));
+    }
     context
 }
 
