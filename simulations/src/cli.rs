@@ -1,14 +1,14 @@
 //! The command line.
 
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
 
 use crate::report::Report;
 use crate::scenarios::{self, Scenario, Size};
-use crate::sim::{Options, Simulation};
+use crate::sim::{Options, Simulation, exchange};
 
 /// Simulate a swarm of Shoal's own state machines.
 #[derive(Debug, Parser)]
@@ -55,9 +55,30 @@ struct Run {
     /// One way between any two hosts, in block-times of a node
     #[arg(long, default_value_t = 0.05)]
     latency: f64,
+    /// A control message takes up to this many latencies more
+    #[arg(long, default_value_t = 0.0)]
+    jitter: f64,
     /// Neighbours per host
     #[arg(long, default_value_t = 20)]
     neighbours: usize,
+    /// Rate at which a host decodes and hashes, in MB/s
+    #[arg(long, default_value_t = 500.0)]
+    verify: f64,
+    /// Rate at which a host stores, in MB/s
+    #[arg(long, default_value_t = 1000.0)]
+    store: f64,
+    /// Processor time of a control message, in microseconds
+    #[arg(long, default_value_t = 10.0)]
+    message_cpu: f64,
+    /// Eighths of a piece in a sender's device, which its control messages wait behind
+    #[arg(long, default_value_t = 1)]
+    device: usize,
+    /// Threads [default: as many as the size is worth]; they do not change the outcome
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Tell on stderr what happens to this host (0 is the first seeder)
+    #[arg(long)]
+    trace: Option<u32>,
 }
 
 pub(crate) fn perform(cli: Cli) -> anyhow::Result<ExitCode> {
@@ -79,7 +100,7 @@ impl Run {
         let size = Size { nodes: self.nodes as usize, pieces: self.pieces as usize };
         let options = self.options(size)?;
         let started = Instant::now();
-        let outcome = Simulation::new(scenario, size, &options)?.run();
+        let outcome = Simulation::new(scenario, size, &options, exchange)?.run();
         let outcome = match outcome {
             Ok(outcome) => outcome,
             Err(failure) => bail!("{failure:#}\nreplay with: {}", self.replay(scenario)),
@@ -101,13 +122,20 @@ impl Run {
     }
 
     fn options(&self, size: Size) -> anyhow::Result<Options> {
-        for (value, name) in [(self.mbit, "--mbit"), (self.seeder_rate.unwrap_or(1.0), "--seeder-rate")] {
-            if !(value.is_finite() && value > 0.0) {
-                bail!("{name} must be above zero");
-            }
+        let above_zero = [
+            (self.mbit, "--mbit"),
+            (self.seeder_rate.unwrap_or(1.0), "--seeder-rate"),
+            (self.latency, "--latency"),
+            (self.verify, "--verify"),
+            (self.store, "--store"),
+        ];
+        if let Some((_, name)) = above_zero.iter().find(|(value, _)| !(value.is_finite() && *value > 0.0)) {
+            bail!("{name} must be above zero");
         }
-        if !(self.latency.is_finite() && self.latency >= 0.0) {
-            bail!("--latency must not be negative");
+        for (value, name) in [(self.jitter, "--jitter"), (self.message_cpu, "--message-cpu")] {
+            if !(0.0..1e6).contains(&value) {
+                bail!("{name} must not be negative");
+            }
         }
         Ok(Options {
             seed: self.seed,
@@ -115,14 +143,33 @@ impl Run {
             node_bytes_per_s: self.mbit * 125_000.0,
             seeder_rate: self.seeder_rate,
             latency_block_times: self.latency,
+            jitter: self.jitter,
             neighbours: self.neighbours,
+            verify_bytes_per_s: self.verify * 1e6,
+            store_bytes_per_s: self.store * 1e6,
+            message_cpu: Duration::from_secs_f64(self.message_cpu * 1e-6),
+            device_quanta: self.device,
+            threads: self.threads,
+            trace: self.trace,
         })
     }
 
     fn replay(&self, scenario: &Scenario) -> String {
         let mut command = format!(
-            "shoal-sim run {} --nodes {} --pieces {} --seed {} --mbit {} --latency {} --neighbours {} --check 1",
-            scenario.name, self.nodes, self.pieces, self.seed, self.mbit, self.latency, self.neighbours
+            "shoal-sim run {} --nodes {} --pieces {} --seed {} --mbit {} --latency {} --jitter {} --neighbours {} \
+             --verify {} --store {} --message-cpu {} --device {} --check 1",
+            scenario.name,
+            self.nodes,
+            self.pieces,
+            self.seed,
+            self.mbit,
+            self.latency,
+            self.jitter,
+            self.neighbours,
+            self.verify,
+            self.store,
+            self.message_cpu,
+            self.device
         );
         if let Some(rate) = self.seeder_rate {
             command += &format!(" --seeder-rate {rate}");

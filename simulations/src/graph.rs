@@ -1,15 +1,51 @@
 //! Who knows whom: random links, about equally many per host.
 
+use std::collections::BTreeMap;
+
 use rand::Rng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
+use crate::scenarios::Plan;
+
 /// Random partners tried per link before a host makes do with fewer.
 const TRIES_PER_LINK: usize = 50;
 
+/// Neighbours of a host within its rack, at most.
+const NEIGHBOURS_INSIDE_MAX: usize = 48;
+
+/// The links of a plan, in an order that only the seed decides. Racks know themselves and a few outside.
+pub(crate) fn links(plan: &Plan, degree: usize, rng: &mut ChaCha8Rng) -> Vec<(usize, usize)> {
+    let members = &plan.members;
+    let may = |one: usize, other: usize| members[one].dialable || members[other].dialable;
+    if plan.trunks.is_empty() {
+        return random_links(members.len(), degree, may, rng);
+    }
+    let mut racks: BTreeMap<Option<u32>, Vec<usize>> = BTreeMap::new();
+    for (host, member) in members.iter().enumerate() {
+        racks.entry(member.zones.first().copied()).or_default().push(host);
+    }
+    let mut links = Vec::new();
+    for hosts in racks.iter().filter(|(rack, _)| rack.is_some()).map(|(_, hosts)| hosts) {
+        let inside = random_links(hosts.len(), NEIGHBOURS_INSIDE_MAX, |one, other| may(hosts[one], hosts[other]), rng);
+        links.extend(inside.into_iter().map(|(one, other)| (hosts[one], hosts[other])));
+    }
+    let rack = |host: usize| members[host].zones.first();
+    let outside = |one: usize, other: usize| {
+        may(one, other) && (rack(one) != rack(other) || rack(one).is_none())
+    };
+    links.extend(random_links(members.len(), plan.neighbours_outside, outside, rng));
+    links
+}
+
 /// Links every host of `0..hosts` to at least `degree` others where there are so many, and few to more: a node with
 /// few neighbours would be lonely in the tail, and real nodes keep asking for more until they have enough.
-pub(crate) fn random_links(hosts: usize, degree: usize, rng: &mut ChaCha8Rng) -> Vec<(usize, usize)> {
+fn random_links(
+    hosts: usize,
+    degree: usize,
+    may: impl Fn(usize, usize) -> bool,
+    rng: &mut ChaCha8Rng,
+) -> Vec<(usize, usize)> {
     let mut links = Vec::new();
     let mut known: Vec<Vec<usize>> = vec![Vec::new(); hosts];
     let mut order: Vec<usize> = (0..hosts).collect();
@@ -22,7 +58,7 @@ pub(crate) fn random_links(hosts: usize, degree: usize, rng: &mut ChaCha8Rng) ->
             let other = rng.random_range(0..hosts);
             // At first only with hosts that want more themselves.
             let full = known[other].len() >= degree && attempt < TRIES_PER_LINK * degree / 2;
-            if other == host || full || known[host].contains(&other) {
+            if other == host || full || !may(host, other) || known[host].contains(&other) {
                 continue;
             }
             known[host].push(other);
@@ -41,7 +77,7 @@ mod tests {
 
     #[test]
     fn every_host_has_its_links_and_few_have_more() {
-        let links = random_links(500, 20, &mut ChaCha8Rng::seed_from_u64(3));
+        let links = random_links(500, 20, |_, _| true, &mut ChaCha8Rng::seed_from_u64(3));
         let mut degree = vec![0; 500];
         for (one, other) in links {
             assert_ne!(one, other);
@@ -53,6 +89,6 @@ mod tests {
 
     #[test]
     fn few_hosts_all_know_each_other() {
-        assert_eq!(random_links(5, 20, &mut ChaCha8Rng::seed_from_u64(3)).len(), 10);
+        assert_eq!(random_links(5, 20, |_, _| true, &mut ChaCha8Rng::seed_from_u64(3)).len(), 10);
     }
 }

@@ -1,7 +1,8 @@
 //! Many peers, one clock: the shipping `Exchange` under a discrete-event loop.
 //!
-//! `sim` is the loop, `host` one simulated machine, `link` its bandwidth, `scenarios` what is promised, `checks` what
-//! must hold after every event and at the end, `report` what is printed.
+//! `sim` is the loop, `shard` one thread of it, `host` one simulated machine, `link` its bandwidth, `network` what lies
+//! between, `scenarios` what is promised, `checks` what must hold after every event and at the end, `report` what is
+//! printed.
 
 mod checks;
 mod cli;
@@ -9,10 +10,16 @@ mod graph;
 mod history;
 mod host;
 mod link;
+mod network;
+mod outcome;
 mod queue;
 mod report;
 mod scenarios;
+mod shard;
 mod sim;
+mod tally;
+mod trace;
+mod trader;
 
 use std::process::ExitCode;
 

@@ -1,69 +1,165 @@
-//! What happens next: events in the order of their time, and within one instant in the order they were planned.
+//! What happens next: events in windows of virtual time.
+//!
+//! No host hears of another sooner than one *hop*, so what happens within one window of that length happens to each
+//! host by itself: hosts are taken one after the other, on any number of threads, and the outcome is the same.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::BTreeMap;
 
 use shoal_proto::exchange::{Message, PeerKey};
+use shoal_proto::image::PieceIndex;
 use shoal_proto::time::Time;
 
-/// Something planned for a time. Names hosts by their place in the simulation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Planned {
-    /// A host's uplink has sent a quantum.
-    Left(u32),
-    /// A host's downlink has received a quantum.
-    Delivered(u32),
-    /// A host asked to be woken.
-    Timer(u32),
-    /// A host joins.
-    Join(u32),
-    /// A host dies.
-    Die(u32),
-    /// A host learns that the connection it numbers so is gone.
-    Lost(u32, PeerKey),
-}
+use crate::link::Quantum;
 
-/// A control message on its way.
+/// Windows kept in a ring; later events wait in a map.
+const RING: u64 = 256;
+
+/// Something that happens to one actor: a host, or a trunk between zones.
 #[derive(Debug)]
-pub(crate) struct Mail {
+pub(crate) struct Event {
+    pub(crate) at: Time,
     pub(crate) to: u32,
-    /// The sender, as the receiver numbers it.
-    pub(crate) peer: PeerKey,
-    pub(crate) message: Message,
+    /// Who planned it and its how manyth that was: orders what happens to one actor in the same instant.
+    pub(crate) order: u64,
+    pub(crate) what: What,
 }
 
 #[derive(Debug)]
-pub(crate) enum Next {
-    Planned(Planned),
-    Mail(Mail),
+pub(crate) enum What {
+    /// A control message from the peer that the receiver numbers so.
+    Mail(PeerKey, Message),
+    /// A quantum reaches a trunk or, at the end of its way, a downlink.
+    Arrives(Travel),
+    /// The last quantum of a piece is through the downlink; whether its bytes are what the piece's name says.
+    Received(PeerKey, PieceIndex, bool),
+    /// The far end confirmed this many quanta.
+    Confirmed(PeerKey, u8),
+    /// The uplink has sent a quantum.
+    Left,
+    /// A verified piece is stored, or found corrupt.
+    Stored(PieceIndex, bool),
+    /// The host asked to be woken.
+    Timer,
+    Join,
+    Die,
+    /// A connection opens, is cut, or is found dead.
+    Opens(PeerKey),
+    Lost(PeerKey),
 }
 
-/// All control messages take equally long, so they wait in a plain row; the heap has a few entries per host.
-#[derive(Debug, Default)]
-pub(crate) struct Queue {
-    heap: BinaryHeap<Reverse<(Time, u64, Planned)>>,
-    mail: VecDeque<(Time, Mail)>,
-    sequence: u64,
+/// A quantum between two hosts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Travel {
+    pub(crate) from: u32,
+    pub(crate) to: u32,
+    /// `peer` is the sender, as the receiver numbers it.
+    pub(crate) quantum: Quantum,
+    /// Trunks passed.
+    pub(crate) hops: u8,
+    /// The sender is a liar: the bytes are not the piece's.
+    pub(crate) corrupt: bool,
 }
 
-impl Queue {
-    pub(crate) fn plan(&mut self, at: Time, planned: Planned) {
-        self.heap.push(Reverse((at, self.sequence, planned)));
-        self.sequence += 1;
+/// The events of one thread's actors, by window.
+#[derive(Debug)]
+pub(crate) struct Calendar {
+    window_nanos: u64,
+    /// First window that has not been taken.
+    next: u64,
+    ring: Vec<Vec<Event>>,
+    far: BTreeMap<u64, Vec<Event>>,
+}
+
+impl Calendar {
+    pub(crate) fn new(window_nanos: u64) -> Self {
+        let ring = (0..RING).map(|_| Vec::new()).collect();
+        Self { window_nanos, next: 0, ring, far: BTreeMap::new() }
     }
 
-    /// `at` is never earlier than that of the mail before.
-    pub(crate) fn post(&mut self, at: Time, mail: Mail) {
-        debug_assert!(self.mail.back().is_none_or(|&(last, _)| last <= at));
-        self.mail.push_back((at, mail));
+    pub(crate) fn window_of(&self, at: Time) -> u64 {
+        at.nanos() / self.window_nanos
     }
 
-    pub(crate) fn pop(&mut self) -> Option<(Time, Next)> {
-        let planned = self.heap.peek().map(|Reverse((at, ..))| *at);
-        let mail = self.mail.front().map(|&(at, _)| at);
-        if mail.is_some_and(|mail| planned.is_none_or(|planned| mail <= planned)) {
-            return self.mail.pop_front().map(|(at, mail)| (at, Next::Mail(mail)));
+    /// End of a window: the first instant that is not in it.
+    pub(crate) fn end_of(&self, window: u64) -> Time {
+        Time::from_nanos((window + 1) * self.window_nanos)
+    }
+
+    pub(crate) fn plan(&mut self, event: Event) {
+        let window = self.window_of(event.at);
+        debug_assert!(window >= self.next, "planned for the past");
+        if window < self.next + RING {
+            self.ring[(window % RING) as usize].push(event);
+        } else {
+            self.far.entry(window).or_default().push(event);
         }
-        self.heap.pop().map(|Reverse((at, _, planned))| (at, Next::Planned(planned)))
+    }
+
+    /// The first window from `self.next` on in which anything happens.
+    pub(crate) fn first(&self) -> Option<u64> {
+        let near = (self.next..self.next + RING).find(|window| !self.ring[(window % RING) as usize].is_empty());
+        near.or_else(|| self.far.keys().next().copied())
+    }
+
+    /// Exchanges the events of `window`, in no order, for the empty `events`. All earlier windows are over.
+    pub(crate) fn take(&mut self, window: u64, events: &mut Vec<Event>) {
+        self.next = window + 1;
+        std::mem::swap(&mut self.ring[(window % RING) as usize], events);
+        if let Some(mut late) = self.far.remove(&window) {
+            events.append(&mut late);
+        }
+        while let Some(entry) = self.far.first_entry() {
+            if *entry.key() >= self.next + RING {
+                break;
+            }
+            let window = *entry.key();
+            let mut late = entry.remove();
+            self.ring[(window % RING) as usize].append(&mut late);
+        }
+    }
+
+    /// All that is still planned.
+    pub(crate) fn rest(&self) -> impl Iterator<Item = &Event> {
+        self.ring.iter().chain(self.far.values()).flatten()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(at: u64) -> Event {
+        Event { at: Time::from_nanos(at), to: 0, order: 0, what: What::Timer }
+    }
+
+    #[test]
+    fn events_come_in_their_windows_however_far_ahead() {
+        let mut calendar = Calendar::new(10);
+        let times = [3, 9, 10, 2559, 2560, 99_999];
+        times.iter().rev().for_each(|&at| calendar.plan(event(at)));
+        let mut seen = Vec::new();
+        while let Some(window) = calendar.first() {
+            let mut events = Vec::new();
+            calendar.take(window, &mut events);
+            for event in &events {
+                assert_eq!(calendar.window_of(event.at), window);
+                assert!(event.at < calendar.end_of(window));
+            }
+            let mut at: Vec<u64> = events.iter().map(|event| event.at.nanos()).collect();
+            at.sort_unstable();
+            seen.extend(at);
+        }
+        assert_eq!(seen, times);
+    }
+
+    #[test]
+    fn one_can_plan_ahead_of_a_window_that_was_taken_late() {
+        let mut calendar = Calendar::new(10);
+        calendar.plan(event(50_000));
+        let first = calendar.first().unwrap();
+        calendar.take(first, &mut Vec::new());
+        calendar.plan(event(50_010));
+        assert_eq!(calendar.first(), Some(5001));
+        assert_eq!(calendar.rest().count(), 1);
     }
 }

@@ -6,7 +6,8 @@ use anyhow::Context;
 use serde::Serialize;
 
 use crate::scenarios::{Scenario, Size};
-use crate::sim::Outcome;
+use crate::outcome::{Outcome, Rack};
+use crate::tally::MESSAGE_NAMES;
 
 /// Field names and meanings are stable: other programs read them.
 #[derive(Debug, Serialize)]
@@ -24,6 +25,8 @@ pub(crate) struct Report {
     pub(crate) duplicate_ratio: f64,
     /// Copies into the rack that got most. A flat network is one rack with the seeders outside.
     pub(crate) rack_copies_max: f64,
+    /// The last finish of the slowest rack over that of the median rack; 1 in a flat network.
+    pub(crate) rack_last_over_median: f64,
     /// Control messages of every kind, haves among them, per piece received.
     pub(crate) control_per_piece: f64,
     /// Nodes that hold everything at the end.
@@ -42,8 +45,9 @@ impl Report {
         outcome: &Outcome,
         wall: Duration,
     ) -> anyhow::Result<Self> {
-        let over_bound = &outcome.over_bound;
-        let pieces_received = outcome.pieces_received.max(1) as f64;
+        let over_bound = outcome.over_bound();
+        let tally = &outcome.tally;
+        let pieces_received = tally.pieces_received.max(1) as f64;
         let seeder_copies = outcome.seeder_pieces as f64 / size.pieces as f64;
         Ok(Self {
             scenario: scenario.name,
@@ -53,9 +57,10 @@ impl Report {
             last_over_bound: rounded(over_bound.last().copied().context("no node is measured")?),
             median_over_bound: rounded(over_bound[over_bound.len() / 2]),
             seeder_copies: rounded(seeder_copies),
-            duplicate_ratio: rounded(outcome.duplicates as f64 / pieces_received),
-            rack_copies_max: rounded(seeder_copies),
-            control_per_piece: rounded(outcome.messages.iter().sum::<u64>() as f64 / pieces_received),
+            duplicate_ratio: rounded(tally.duplicates as f64 / pieces_received),
+            rack_copies_max: rounded(outcome.racks.iter().map(|rack| rack.copies_in).reduce(f64::max).unwrap_or(seeder_copies)),
+            rack_last_over_median: rounded(last_over_median(&outcome.racks)),
+            control_per_piece: rounded(tally.messages.iter().sum::<u64>() as f64 / pieces_received),
             complete: outcome.complete,
             wall_s: rounded(wall.as_secs_f64()),
             peak_rss_bytes: peak_rss_bytes().context("cannot read the peak memory of this process")?,
@@ -64,19 +69,27 @@ impl Report {
     }
 
     pub(crate) fn text(&self, outcome: &Outcome) -> String {
-        let per_piece = |count: u64| count as f64 / outcome.pieces_received.max(1) as f64;
+        let per_piece = |count: u64| count as f64 / outcome.tally.pieces_received.max(1) as f64;
         let kinds: Vec<_> = outcome
+            .tally
             .messages
             .iter()
-            .zip(crate::sim::MESSAGE_NAMES)
+            .zip(MESSAGE_NAMES)
             .filter(|&(&count, _)| count > 0)
             .map(|(&count, name)| format!("{name} {:.2}", per_piece(count)))
             .collect();
+        let racks = match outcome.racks.len() {
+            0 => String::new(),
+            count => format!(
+                "zones         {count}; at most {:.4} copies in; the slowest is done at {:.4} x the median one\n",
+                self.rack_copies_max, self.rack_last_over_median
+            ),
+        };
         format!(
             "{} with {} nodes and {} pieces, seed {}\n\
              last node     {:.4} x its bound (median {:.4}); {} nodes complete after {:.1} s\n\
-             seeder        {:.4} copies\n\
-             duplicates    {:.4} %\n\
+             seeder        {:.4} copies; the busiest node {:.4}\n\
+             {}duplicates    {:.4} %\n\
              control       {:.1} messages, {:.0} bytes per piece ({})\n\
              run           {:.1} s, {} events, {} MiB at most\n\
              digest        {}\n",
@@ -89,9 +102,11 @@ impl Report {
             self.complete,
             outcome.ended.as_secs_f64(),
             self.seeder_copies,
+            outcome.busiest_pieces as f64 / self.pieces as f64,
+            racks,
             self.duplicate_ratio * 100.0,
             self.control_per_piece,
-            per_piece(outcome.control_bytes),
+            per_piece(outcome.tally.control_bytes),
             kinds.join(", "),
             self.wall_s,
             outcome.events,
@@ -99,6 +114,12 @@ impl Report {
             self.digest,
         )
     }
+}
+
+fn last_over_median(racks: &[Rack]) -> f64 {
+    let mut lasts: Vec<f64> = racks.iter().map(|rack| rack.last_over_bound).collect();
+    lasts.sort_by(f64::total_cmp);
+    lasts.last().map_or(1.0, |last| last / lasts[lasts.len() / 2])
 }
 
 fn rounded(ratio: f64) -> f64 {

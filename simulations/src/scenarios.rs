@@ -6,10 +6,11 @@ mod late_joiners;
 mod seeder_lost;
 mod stragglers;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use rand_chacha::ChaCha8Rng;
-use shoal_proto::exchange::Role;
+use shoal_proto::exchange::{Bitfield, Role};
 
 use crate::report::Report;
 
@@ -38,7 +39,7 @@ pub(crate) struct Scenario {
     pub(crate) promise: &'static str,
     /// Uplink of a seeder, in uplinks of a node.
     pub(crate) seeder_rate: f64,
-    pub(crate) plan: fn(&Stage, &mut ChaCha8Rng) -> Vec<Member>,
+    pub(crate) plan: fn(&Stage, &mut ChaCha8Rng) -> Plan,
     /// The figures that hold at the committed sizes, for every seed.
     pub(crate) thresholds: &'static [Threshold],
 }
@@ -51,6 +52,26 @@ pub(crate) struct Stage {
     pub(crate) block_time: Duration,
     /// Uplink of the seeder, in uplinks of a node.
     pub(crate) seeder_rate: f64,
+}
+
+/// Who takes part, and what lies between them.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) members: Vec<Member>,
+    /// Pieces of the image.
+    pub(crate) pieces: usize,
+    /// Rate of each zone's trunk, each way, in uplinks of a node: what [`Member::zones`] names.
+    pub(crate) trunks: Vec<f64>,
+    /// Neighbours outside its rack, of a host that has one; inside it knows all, or as many as a host has at most.
+    pub(crate) neighbours_outside: usize,
+    pub(crate) partition: Option<Partition>,
+}
+
+/// For a time, hosts of different [`Member::side`]s do not reach each other.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Partition {
+    pub(crate) from: Duration,
+    pub(crate) until: Duration,
 }
 
 /// One host of a plan. Members are linked at random when they join.
@@ -66,14 +87,34 @@ pub(crate) struct Member {
     pub(crate) bound: Duration,
     /// Whether its finish counts for `last_over_bound`.
     pub(crate) measured: bool,
+    /// What it holds at the start: `None` for all of a seeder's and none of a node's.
+    pub(crate) held: Option<Arc<Bitfield>>,
+    /// Where it stands: its rack, then what the rack is in. Empty for a host that hangs on the core.
+    pub(crate) zones: Vec<u32>,
+    /// Its side of a partition.
+    pub(crate) side: u8,
+    /// Whether others can connect to it: one behind a firewall only connects to others.
+    pub(crate) dialable: bool,
+    /// No piece that it sends is what its name says.
+    pub(crate) liar: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Death {
     Never,
     At(Duration),
     /// A seeder, as soon as every piece was shown by a neighbour.
     OnceReplicated,
+    /// As soon as it sent so many copies of the image.
+    AfterCopies(f64),
+}
+
+impl Plan {
+    /// A flat network that stays whole.
+    pub(crate) fn flat(stage: &Stage, members: Vec<Member>) -> Self {
+        let pieces = stage.size.pieces;
+        Self { members, pieces, trunks: Vec::new(), neighbours_outside: 0, partition: None }
+    }
 }
 
 /// Most that the figures may come to at one size.
@@ -104,6 +145,11 @@ impl Stage {
             dies: Death::Never,
             bound: self.bound(),
             measured: false,
+            held: None,
+            zones: Vec::new(),
+            side: 0,
+            dialable: true,
+            liar: false,
         }
     }
 
@@ -134,22 +180,21 @@ impl Scenario {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sim::{Options, Outcome, Simulation};
+    use crate::outcome::Outcome;
+    use crate::sim::{Options, Simulation, exchange};
 
     const SMALL: Size = Size { nodes: 40, pieces: 30 };
 
     fn run(scenario: &Scenario, options: Options) -> anyhow::Result<Outcome> {
-        Simulation::new(scenario, SMALL, &options)?.run()
+        Simulation::new(scenario, SMALL, &options, exchange)?.run()
     }
 
     fn options(seed: u64) -> Options {
         Options {
             seed,
             check_every: 1,
-            node_bytes_per_s: 12.5e6,
-            seeder_rate: None,
-            latency_block_times: 0.05,
             neighbours: 10,
+            ..Options::default()
         }
     }
 
@@ -170,6 +215,14 @@ mod tests {
     }
 
     #[test]
+    fn threads_do_not_change_the_history() {
+        for scenario in ALL {
+            let digest = |threads| run(scenario, Options { threads: Some(threads), ..options(1) }).unwrap().digest;
+            assert_eq!(digest(1), digest(3), "{}", scenario.name);
+        }
+    }
+
+    #[test]
     fn nodes_that_cannot_complete_are_named() {
         let failure = run(&flash_crowd::SCENARIO, Options { neighbours: 0, ..options(1) }).unwrap_err();
         assert!(failure.to_string().contains("40 live hosts are not complete"), "{failure}");
@@ -187,6 +240,7 @@ mod tests {
             seeder_copies: 1.0,
             duplicate_ratio: 0.0,
             rack_copies_max: 1.0,
+            rack_last_over_median: 1.0,
             control_per_piece: 30.0,
             complete: 200,
             wall_s: 1.0,

@@ -1,405 +1,405 @@
-//! The loop: virtual time, an event queue, and exchanges that do not know they are simulated.
+//! The loop: virtual time, window by window, and traders that do not know they are simulated.
 
-use std::sync::Arc;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier, Mutex, PoisonError};
+use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use shoal_proto::cid::Cid;
-use shoal_proto::exchange::{
-    Announcement, Bitfield, Config, Event, Exchange, Message, Output, PeerKey, Receipt, Role,
-};
+use shoal_proto::exchange::{Bitfield, Config, Exchange, PeerKey, Role};
+use shoal_proto::image::PieceList;
 use shoal_proto::image::pieces::Piece;
-use shoal_proto::image::{PieceIndex, PieceList};
 use shoal_proto::time::Time;
 
-use crate::checks::conservation::Conservation;
-use crate::checks::{liveness, offers};
+use crate::checks::{conservation, liveness};
 use crate::graph;
-use crate::history::{History, Kind};
+use crate::history;
 use crate::host::{Connection, Host};
-use crate::link::{Arrival, PIECE_BYTES, QUANTA_PER_PIECE, QUANTA_PER_PROGRESS, WINDOW_QUANTA};
-use crate::queue::{Mail, Next, Planned, Queue};
-use crate::scenarios::{Death, Member, Scenario, Size, Stage};
+use crate::link::{PIECE_BYTES, QUANTA_PER_PIECE, Server};
+use crate::network::{Network, Physics};
+use crate::outcome::{Curve, Finish, Outcome, Rack};
+use crate::queue::{Event, What};
+use crate::scenarios::{Death, Plan, Scenario, Size, Stage};
+use crate::shard::{Actor, Failure, Shard, panic_text};
+use crate::tally::Tally;
+use crate::trader::Trader;
 
-/// Neighbours of a host that died learn of it this much later.
-const DETECTION: Duration = Duration::from_secs(1);
 /// A run that takes this many times the longest bound is stuck.
 const BOUNDS_MAX: u32 = 20;
-/// Bytes that frame a control message: length, exchange and tag.
-const FRAME_BYTES: u64 = 6;
-/// What a piece index takes in a message.
-const INDEX_BYTES: u64 = 3;
-
-/// The kinds of control messages, in the order of [`Outcome::messages`].
-pub(crate) const MESSAGE_NAMES: [&str; 7] =
-    ["announce", "have", "grant", "request", "decline", "cancel", "withdraw"];
+/// Points of a completion curve, per bound.
+const CURVE_STEPS_PER_BOUND: u32 = 100;
+/// Hosts below which a second thread waits more than it works.
+const HOSTS_PER_THREAD_MIN: usize = 150;
 
 /// What holds for every scenario.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Options {
     pub(crate) seed: u64,
-    /// A host's invariants are walked after one event in so many.
+    /// A host's invariants are walked after one of its events in so many.
     pub(crate) check_every: u64,
     pub(crate) node_bytes_per_s: f64,
     /// In uplinks of a node; `None` for the scenario's.
     pub(crate) seeder_rate: Option<f64>,
     pub(crate) latency_block_times: f64,
+    /// Of control messages, in latencies.
+    pub(crate) jitter: f64,
     pub(crate) neighbours: usize,
+    /// Rates of a host's processor (decoding and hashing) and disk.
+    pub(crate) verify_bytes_per_s: f64,
+    pub(crate) store_bytes_per_s: f64,
+    /// Processor time of one control message.
+    pub(crate) message_cpu: Duration,
+    /// Quanta that control messages wait behind in a sender's device.
+    pub(crate) device_quanta: usize,
+    /// `None` for as many as the size is worth.
+    pub(crate) threads: Option<usize>,
+    /// A host whose events are told.
+    pub(crate) trace: Option<u32>,
 }
 
-/// What came of a run.
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            seed: 1,
+            check_every: 1,
+            node_bytes_per_s: 12.5e6,
+            seeder_rate: None,
+            latency_block_times: 0.05,
+            jitter: 0.0,
+            neighbours: 20,
+            verify_bytes_per_s: f64::INFINITY,
+            store_bytes_per_s: f64::INFINITY,
+            message_cpu: Duration::ZERO,
+            device_quanta: 1,
+            threads: None,
+            trace: None,
+        }
+    }
+}
+
+/// A trader is made of its role, its list, what it holds and a seed.
+pub(crate) type Make<T> = fn(Role, Arc<PieceList>, Bitfield, u64) -> T;
+
 #[derive(Debug)]
-pub(crate) struct Outcome {
-    /// Finish over bound of the measured nodes, ascending.
-    pub(crate) over_bound: Vec<f64>,
-    pub(crate) complete: usize,
-    pub(crate) seeder_pieces: u64,
-    pub(crate) pieces_received: u64,
-    pub(crate) duplicates: u64,
-    /// Control messages by kind, as in [`MESSAGE_NAMES`].
-    pub(crate) messages: [u64; 7],
-    pub(crate) control_bytes: u64,
-    pub(crate) ended: Duration,
-    pub(crate) events: u64,
-    pub(crate) digest: String,
+pub(crate) struct Simulation<T> {
+    network: Network,
+    shards: Vec<Shard<T>>,
+    deadline: Time,
+    bound: Duration,
+    racks: Vec<Vec<u32>>,
+    seeder_trunkless: bool,
 }
 
-#[derive(Debug)]
-pub(crate) struct Simulation {
-    now: Time,
-    hosts: Vec<Host>,
-    members: Vec<Member>,
-    /// Links planned between members, made when the later of the two joins.
-    links: Vec<Vec<u32>>,
-    queue: Queue,
-    latency: Duration,
-    check_every: u64,
-    /// Live members, or members to come, that are not complete.
-    unfinished: usize,
-    history: History,
-    conservation: Conservation,
-    messages: [u64; 7],
-    control_bytes: u64,
-    pieces_received: u64,
-    duplicates: u64,
+pub(crate) fn exchange(role: Role, pieces: Arc<PieceList>, held: Bitfield, seed: u64) -> Exchange {
+    Exchange::new(Config::default(), role, pieces, held, seed)
 }
 
-impl Simulation {
-    pub(crate) fn new(scenario: &Scenario, size: Size, options: &Options) -> anyhow::Result<Self> {
+impl<T: Trader> Simulation<T> {
+    pub(crate) fn new(scenario: &Scenario, size: Size, options: &Options, make: Make<T>) -> anyhow::Result<Self> {
         let block_time = Duration::from_secs_f64(f64::from(PIECE_BYTES) / options.node_bytes_per_s);
         let seeder_rate = options.seeder_rate.unwrap_or(scenario.seeder_rate);
         let stage = Stage { size, block_time, seeder_rate };
         let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
-        let members = (scenario.plan)(&stage, &mut rng);
-        let pieces = list(size.pieces)?;
-        let mut links = vec![Vec::new(); members.len()];
-        for (one, other) in graph::random_links(members.len(), options.neighbours, &mut rng) {
-            links[one].push(u32::try_from(other)?);
-            links[other].push(u32::try_from(one)?);
-        }
-        let hosts = members.iter().map(|member| {
-            let held = match member.role {
-                Role::Seeder => Bitfield::full(size.pieces),
-                Role::Node => Bitfield::empty(size.pieces),
-            };
-            let exchange =
-                Exchange::new(Config::default(), member.role, Arc::clone(&pieces), held, rng.random());
-            let rate = options.node_bytes_per_s;
-            Host::new(exchange, member.up * rate, member.down * rate)
-        });
-        let mut simulation = Self {
-            now: Time::ZERO,
-            hosts: hosts.collect(),
-            unfinished: members.iter().filter(|member| member.role == Role::Node).count(),
-            members,
-            links,
-            queue: Queue::default(),
+        let plan = (scenario.plan)(&stage, &mut rng);
+        let piece_time = |bytes_per_s: f64| Duration::from_secs_f64(f64::from(PIECE_BYTES) / bytes_per_s);
+        let physics = Physics {
             latency: block_time.mul_f64(options.latency_block_times),
-            check_every: options.check_every,
-            history: History::new(),
-            conservation: Conservation::default(),
-            messages: [0; 7],
-            control_bytes: 0,
-            pieces_received: 0,
-            duplicates: 0,
+            jitter: options.jitter,
+            verify: piece_time(options.verify_bytes_per_s),
+            store: piece_time(options.store_bytes_per_s),
+            message: options.message_cpu,
+            device_max: options.device_quanta.max(1),
         };
-        simulation.plan_members()?;
+        let zones: Vec<Vec<u32>> = plan.members.iter().map(|member| member.zones.clone()).collect();
+        let network = Network::new(physics, zones);
+        if network.hop.is_zero() {
+            bail!("a latency of less than a few nanoseconds");
+        }
+        let trunks = trunks(&plan, options.node_bytes_per_s);
+        let actors = plan.members.len() + trunks.len();
+        let threads = options.threads.unwrap_or_else(|| worthwhile_threads(actors)).clamp(1, actors);
+        let longest = plan.members.iter().map(|member| member.joins + member.bound).max();
+        let longest = longest.context("a plan without members")?;
+        let liars: Arc<[bool]> = plan.members.iter().map(|member| member.liar).collect();
+        let tally = Tally::new(stage.bound() / CURVE_STEPS_PER_BOUND, liars);
+        let shards = (0..threads).map(|index| Shard::new(index, threads, &network, tally.clone()));
+        let mut simulation = Self {
+            shards: shards.collect(),
+            deadline: Time::ZERO + longest * BOUNDS_MAX,
+            bound: stage.bound(),
+            racks: racks(&plan),
+            seeder_trunkless: trunks.is_empty(),
+            network,
+        };
+        let links = graph::links(&plan, options.neighbours, &mut rng);
+        simulation.populate(&plan, options, make, &mut rng)?;
+        simulation.connect(&plan, &links)?;
+        for (at, server) in trunks.into_iter().enumerate() {
+            let actor = plan.members.len() + at;
+            simulation.shards[actor % threads].actors.push(Actor::Trunk { server, planned: 0 });
+        }
         Ok(simulation)
     }
 
-    fn plan_members(&mut self) -> anyhow::Result<()> {
-        for (at, member) in self.members.iter().enumerate() {
+    fn populate(
+        &mut self,
+        plan: &Plan,
+        options: &Options,
+        make: Make<T>,
+        rng: &mut ChaCha8Rng,
+    ) -> anyhow::Result<()> {
+        let pieces = list(plan.pieces)?;
+        let threads = self.shards.len();
+        for (at, member) in plan.members.iter().enumerate() {
+            let held = match (&member.held, member.role) {
+                (Some(held), _) => Bitfield::clone(held),
+                (None, Role::Seeder) => Bitfield::full(plan.pieces),
+                (None, Role::Node) => Bitfield::empty(plan.pieces),
+            };
+            let trader = make(member.role, Arc::clone(&pieces), held, rng.random());
             let host = u32::try_from(at)?;
-            self.queue.plan(Time::ZERO + member.joins, Planned::Join(host));
+            let rate = options.node_bytes_per_s;
+            let mut made = Host::new(host, member.clone(), trader, rate, &self.network);
+            made.watch(options.check_every, options.trace == Some(host));
+            let shard = &mut self.shards[at % threads];
+            shard.awaited += usize::from(made.is_awaited());
+            shard.actors.push(Actor::Host(Box::new(made)));
+            self.plan(Time::ZERO + member.joins, host, What::Join, 0);
             if let Death::At(dies) = member.dies {
-                self.queue.plan(Time::ZERO + dies, Planned::Die(host));
+                self.plan(Time::ZERO + dies, host, What::Die, 1);
             }
         }
         Ok(())
+    }
+
+    /// Each link is one connection, or one before a partition and one after.
+    fn connect(&mut self, plan: &Plan, links: &[(usize, usize)]) -> anyhow::Result<()> {
+        for &(one, other) in links {
+            let members = [&plan.members[one], &plan.members[other]];
+            let opens = members[0].joins.max(members[1].joins);
+            let cut = plan.partition.filter(|_| members[0].side != members[1].side);
+            let sessions = match cut {
+                None => vec![(opens, None)],
+                Some(cut) if opens < cut.from => vec![(opens, Some(cut.from)), (cut.until, None)],
+                Some(cut) => vec![(opens.max(cut.until), None)],
+            };
+            let ends = [u32::try_from(one)?, u32::try_from(other)?];
+            for (opens, closes) in sessions {
+                let keys = ends.map(|host| PeerKey(u32::try_from(self.host(host).connections.len()).unwrap_or(u32::MAX)));
+                for (near, far) in [(0, 1), (1, 0)] {
+                    let connection = Connection::new(ends[far], keys[far]);
+                    self.host(ends[near]).connections.push(connection);
+                    self.plan(Time::ZERO + opens, ends[near], What::Opens(keys[near]), 2 + keys[near].0);
+                    if let Some(closes) = closes {
+                        self.plan(Time::ZERO + closes, ends[near], What::Lost(keys[near]), 2 + keys[near].0);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn host(&mut self, host: u32) -> &mut Host<T> {
+        let threads = self.shards.len();
+        match &mut self.shards[host as usize % threads].actors[host as usize / threads] {
+            Actor::Host(host) => host,
+            Actor::Trunk { .. } => unreachable!("trunks come after the hosts"),
+        }
+    }
+
+    /// Plans something from outside: before all that the host itself plans for the same instant.
+    fn plan(&mut self, at: Time, to: u32, what: What, order: u32) {
+        let threads = self.shards.len();
+        self.shards[to as usize % threads].calendar.plan(Event { at, to, order: u64::from(order), what });
     }
 
     /// Runs until every live node is complete.
     pub(crate) fn run(mut self) -> anyhow::Result<Outcome> {
-        let longest = self.members.iter().map(|member| member.joins + member.bound).max();
-        let deadline = Time::ZERO + longest.context("a plan without members")? * BOUNDS_MAX;
-        while self.unfinished > 0 {
-            let Some((at, next)) = self.queue.pop() else {
-                bail!("nothing is left to happen: {}", liveness::lacking(&self.hosts));
-            };
-            if at > deadline {
-                bail!("stuck after {:?}: {}", self.now.since(Time::ZERO), liveness::lacking(&self.hosts));
-            }
-            self.now = at;
-            self.step(next).with_context(|| format!("after {:?}", self.now.since(Time::ZERO)))?;
+        let stuck = self.run_windows();
+        let traces: Vec<String> =
+            self.shards.iter().flat_map(Shard::hosts).filter_map(|host| host.trace.as_ref()).map(|t| t.text()).collect();
+        for trace in traces {
+            eprintln!("{trace}");
         }
-        for host in self.hosts.iter().filter(|host| host.alive) {
-            host.exchange.assert_invariants();
+        let failure = self.shards.iter_mut().filter_map(|shard| shard.failure.take());
+        if let Some(failure) = failure.min_by_key(|failure| (failure.at, failure.actor)) {
+            return Err(failure.error);
         }
+        if let Some(stuck) = stuck {
+            bail!("{stuck}: {}", liveness::lacking(&self.all_hosts()));
+        }
+        self.check_at_end()?;
         Ok(self.outcome())
     }
 
-    fn step(&mut self, next: Next) -> anyhow::Result<()> {
-        match next {
-            Next::Mail(mail) => self.receive_mail(mail),
-            Next::Planned(Planned::Left(host)) => self.quantum_left(host),
-            Next::Planned(Planned::Delivered(host)) => self.quantum_delivered(host),
-            Next::Planned(Planned::Timer(host)) => self.wake(host),
-            Next::Planned(Planned::Join(host)) => self.join(host),
-            Next::Planned(Planned::Die(host)) => {
-                self.die(host);
-                Ok(())
+    /// Returns why it cannot go on, when it cannot.
+    fn run_windows(&mut self) -> Option<String> {
+        let threads = self.shards.len();
+        let gate = Gathering {
+            barrier: Barrier::new(threads),
+            firsts: (0..threads).map(|_| AtomicU64::new(0)).collect(),
+            awaited: (0..threads).map(|_| AtomicUsize::new(0)).collect(),
+            failed: AtomicBool::new(false),
+            mailboxes: (0..threads * threads).map(|_| Mutex::default()).collect(),
+            deadline: self.deadline,
+        };
+        let network = &self.network;
+        let (own, others) = self.shards.split_first_mut()?;
+        thread::scope(|scope| {
+            for (index, shard) in others.iter_mut().enumerate() {
+                let gate = &gate;
+                scope.spawn(move || gate.run(index + 1, shard, network));
             }
-            Next::Planned(Planned::Lost(host, peer)) => self.lose(host, peer),
-        }
+            gate.run(0, own, network)
+        })
     }
 
-    fn receive_mail(&mut self, mail: Mail) -> anyhow::Result<()> {
-        let host = &mut self.hosts[mail.to as usize];
-        if !host.alive {
-            return Ok(());
-        }
-        let (tag, subject) = subject(&mail.message);
-        self.history.record(self.now, mail.to, Kind::Mail, mail.peer.0, subject << 3 | tag);
-        host.exchange.handle_message(self.now, mail.peer, mail.message);
-        self.settle(mail.to)
+    fn all_hosts(&self) -> Vec<&Host<T>> {
+        let mut hosts: Vec<&Host<T>> = self.shards.iter().flat_map(Shard::hosts).collect();
+        hosts.sort_by_key(|host| host.at);
+        hosts
     }
 
-    fn quantum_left(&mut self, at: u32) -> anyhow::Result<()> {
-        let host = &mut self.hosts[at as usize];
-        let Some(transfer) = host.uplink.finish().filter(|_| host.alive) else { return Ok(()) };
-        let connection = *host.connection(transfer.peer);
-        if connection.open {
-            host.connection(transfer.peer).in_flight += 1;
-            self.conservation.quantum_left(connection.host, connection.back, transfer.piece);
-            let arrival = Arrival { peer: connection.back, piece: transfer.piece, quantum: transfer.gone };
-            let reached = self.now + self.latency;
-            if let Some(through) = self.hosts[connection.host as usize].downlink.push(reached, arrival) {
-                self.queue.plan(through, Planned::Delivered(connection.host));
-            }
-            if transfer.gone == QUANTA_PER_PIECE {
-                self.history.record(self.now, at, Kind::Sent, transfer.peer.0, transfer.piece.get());
-                let host = &mut self.hosts[at as usize];
-                host.pieces_sent += 1;
-                host.exchange.handle_sent(self.now, transfer.peer, transfer.piece);
-                self.settle(at)?;
+    fn check_at_end(&self) -> anyhow::Result<()> {
+        let hosts = self.all_hosts();
+        for host in &hosts {
+            if host.alive {
+                catch_unwind(AssertUnwindSafe(|| host.trader.assert_invariants()))
+                    .map_err(|panic| panic_text(&*panic))?;
             }
         }
-        self.serve(at);
-        Ok(())
-    }
-
-    fn quantum_delivered(&mut self, at: u32) -> anyhow::Result<()> {
-        let host = &mut self.hosts[at as usize];
-        let Some((arrival, next)) = host.downlink.deliver() else { return Ok(()) };
-        if let Some(through) = next {
-            self.queue.plan(through, Planned::Delivered(at));
-        }
-        let Arrival { peer, piece, quantum } = arrival;
-        self.conservation.quantum_delivered(at, peer, piece, quantum)?;
-        let connection = *host.connection(peer);
-        if !host.alive || !connection.open {
-            return Ok(());
-        }
-        let sender = &mut self.hosts[connection.host as usize];
-        sender.connection(connection.back).in_flight -= 1;
-        if sender.alive {
-            self.serve(connection.host);
-        }
-        if quantum == QUANTA_PER_PIECE {
-            self.receive_piece(at, peer, piece)?;
-        } else if quantum.is_multiple_of(QUANTA_PER_PROGRESS) {
-            self.hosts[at as usize].exchange.handle_progress(self.now, peer, piece);
-        }
-        Ok(())
-    }
-
-    /// Verifying and storing are free.
-    fn receive_piece(&mut self, at: u32, peer: PeerKey, piece: PieceIndex) -> anyhow::Result<()> {
-        self.history.record(self.now, at, Kind::Received, peer.0, piece.get());
-        self.pieces_received += 1;
-        let exchange = &mut self.hosts[at as usize].exchange;
-        match exchange.handle_received(self.now, peer, piece) {
-            Receipt::Wanted => exchange.handle_stored(self.now, piece),
-            Receipt::Duplicate => self.duplicates += 1,
-            Receipt::Unrequested => bail!("host {at} never asked for {piece:?}"),
-        }
-        self.settle(at)
-    }
-
-    fn wake(&mut self, at: u32) -> anyhow::Result<()> {
-        let host = &mut self.hosts[at as usize];
-        if host.timer != Some(self.now) || !host.alive {
-            return Ok(());
-        }
-        host.timer = None;
-        if host.exchange.poll_timeout().is_some_and(|timeout| timeout <= self.now) {
-            self.history.record(self.now, at, Kind::Timer, 0, 0);
-            host.exchange.handle_timeout(self.now);
-        }
-        self.settle(at)
-    }
-
-    fn join(&mut self, at: u32) -> anyhow::Result<()> {
-        self.history.record(self.now, at, Kind::Joined, 0, 0);
-        self.hosts[at as usize].alive = true;
-        self.hosts[at as usize].joined = self.now;
-        for other in self.links[at as usize].clone() {
-            if !self.hosts[other as usize].alive {
-                continue;
+        let mut under_way: Vec<Vec<u64>> = hosts.iter().map(|host| vec![0; host.connections.len()]).collect();
+        for event in self.shards.iter().flat_map(|shard| shard.calendar.rest()) {
+            if let What::Arrives(travel) = &event.what {
+                under_way[travel.to as usize][travel.quantum.peer.0 as usize] += 1;
             }
-            let keys = [other, at].map(|host| self.hosts[host as usize].next_key());
-            for (host, far, key, back) in [(other, at, keys[0], keys[1]), (at, other, keys[1], keys[0])] {
-                let connection = Connection { host: far, back, open: true, in_flight: 0 };
-                self.hosts[host as usize].connections.push(connection);
-                self.hosts[host as usize].exchange.handle_connected(self.now, key);
-                self.settle(host)?;
+        }
+        for host in &hosts {
+            for (connection, under_way) in host.connections.iter().zip(&under_way[host.at as usize]) {
+                let sender = &hosts[connection.host as usize].connections[connection.back.0 as usize];
+                conservation::Quanta::settle(&connection.quanta, host.at, &sender.quanta, *under_way)?;
             }
         }
         Ok(())
     }
 
-    /// The host stops in the middle of whatever it does.
-    fn die(&mut self, at: u32) {
-        let host = &mut self.hosts[at as usize];
-        if !host.alive {
-            return;
-        }
-        self.history.record(self.now, at, Kind::Died, 0, 0);
-        host.alive = false;
-        let unfinished = self.members[at as usize].role == Role::Node && host.finished.is_none();
-        self.unfinished -= usize::from(unfinished);
-        for connection in &host.connections {
-            self.queue.plan(self.now + DETECTION, Planned::Lost(connection.host, connection.back));
-        }
-    }
-
-    fn lose(&mut self, at: u32, peer: PeerKey) -> anyhow::Result<()> {
-        let host = &mut self.hosts[at as usize];
-        if !host.alive {
-            return Ok(());
-        }
-        self.history.record(self.now, at, Kind::Lost, peer.0, 0);
-        host.connection(peer).open = false;
-        host.uplink.drop_peer(peer);
-        host.exchange.handle_disconnected(self.now, peer);
-        self.settle(at)?;
-        self.serve(at);
-        Ok(())
-    }
-
-    /// Does what a host's exchange asks, checks it, and plans its wake-up.
-    fn settle(&mut self, at: u32) -> anyhow::Result<()> {
-        let mut sends = false;
-        while let Some(output) = self.hosts[at as usize].exchange.poll_output() {
-            offers::check(at, &self.hosts[at as usize].exchange, &output)?;
-            match output {
-                Output::Send { peer, message } => self.post(at, peer, message),
-                Output::SendPiece { peer, piece } => {
-                    self.hosts[at as usize].uplink.push(peer, piece);
-                    sends = true;
-                }
-                Output::Disconnect { .. } => unreachable!("the check of offers refused it"),
-                Output::Event(event) => self.note(at, event),
-            }
-        }
-        if sends {
-            self.serve(at);
-        }
-        let host = &mut self.hosts[at as usize];
-        if self.history.events().is_multiple_of(self.check_every) {
-            host.exchange.assert_invariants();
-        }
-        if let Some(timeout) = host.exchange.poll_timeout().map(|timeout| timeout.max(self.now))
-            && host.timer.is_none_or(|timer| timeout < timer)
-        {
-            host.timer = Some(timeout);
-            self.queue.plan(timeout, Planned::Timer(at));
-        }
-        Ok(())
-    }
-
-    fn post(&mut self, from: u32, peer: PeerKey, message: Message) {
-        let connection = *self.hosts[from as usize].connection(peer);
-        if !connection.open {
-            return;
-        }
-        let (tag, _) = subject(&message);
-        self.messages[tag as usize] += 1;
-        self.control_bytes += wire_bytes(&message);
-        let mail = Mail { to: connection.host, peer: connection.back, message };
-        self.queue.post(self.now + self.latency, mail);
-    }
-
-    fn note(&mut self, at: u32, event: Event) {
-        match event {
-            Event::Held { piece, from } => {
-                self.history.record(self.now, at, Kind::Held, from.0, piece.get());
-            }
-            Event::Complete => {
-                self.hosts[at as usize].finished = Some(self.now);
-                self.unfinished -= 1;
-            }
-            Event::Replicated if self.members[at as usize].dies == Death::OnceReplicated => {
-                self.queue.plan(self.now, Planned::Die(at));
-            }
-            Event::Replicated | Event::Corrupt { .. } | Event::Duplicate { .. } | Event::Sent { .. } => {}
-        }
-    }
-
-    fn serve(&mut self, at: u32) {
-        let Host { uplink, connections, .. } = &mut self.hosts[at as usize];
-        let is_open = |peer: PeerKey| connections[peer.0 as usize].in_flight < WINDOW_QUANTA;
-        if let Some(left) = uplink.serve(self.now, is_open) {
-            self.queue.plan(left, Planned::Left(at));
-        }
-    }
-
-    fn outcome(self) -> Outcome {
-        let members = || self.members.iter().zip(&self.hosts);
-        let mut over_bound: Vec<f64> = members()
-            .filter(|(member, _)| member.measured)
-            .filter_map(|(member, host)| {
-                Some(host.finished?.since(host.joined).as_secs_f64() / member.bound.as_secs_f64())
-            })
-            .collect();
-        over_bound.sort_by(f64::total_cmp);
-        let seeders = members().filter(|(member, _)| member.role == Role::Seeder);
-        let nodes = members().filter(|(member, _)| member.role == Role::Node);
+    fn outcome(&self) -> Outcome {
+        let hosts = self.all_hosts();
+        let mut tally = self.shards[0].tally.clone();
+        self.shards[1..].iter().for_each(|shard| tally.add(&shard.tally));
+        let finishes = hosts.iter().filter(|host| host.member.role == Role::Node).map(|host| Finish {
+            host: host.at,
+            over_bound: host.finished.map(|finished| {
+                finished.since(host.joined).as_secs_f64() / host.member.bound.as_secs_f64()
+            }),
+            finished: host.finished.map(|finished| finished.since(Time::ZERO)),
+            measured: host.member.measured,
+            rack: host.member.zones.first().copied(),
+        });
+        let finishes: Vec<Finish> = finishes.collect();
+        let nodes = |host: &&&Host<T>| host.member.role == Role::Node;
+        let last = hosts.iter().filter_map(|host| host.finished).max().unwrap_or(Time::ZERO);
+        let pieces = hosts[0].trader.held().len();
         Outcome {
-            over_bound,
-            complete: nodes.filter(|(_, host)| host.exchange.is_complete()).count(),
-            seeder_pieces: seeders.map(|(_, host)| host.pieces_sent).sum(),
-            pieces_received: self.pieces_received,
-            duplicates: self.duplicates,
-            messages: self.messages,
-            control_bytes: self.control_bytes,
-            ended: self.now.since(Time::ZERO),
-            events: self.history.events(),
-            digest: self.history.digest(),
+            complete: hosts.iter().filter(nodes).filter(|host| host.trader.is_complete()).count(),
+            seeder_pieces: hosts.iter().filter(|host| !nodes(host)).map(|host| host.pieces_sent).sum(),
+            busiest_pieces: hosts.iter().filter(nodes).map(|host| host.pieces_sent).max().unwrap_or(0),
+            racks: self.rack_outcomes(&finishes, pieces),
+            curve: Curve::new(&tally, &finishes, self.bound),
+            finishes,
+            bound: self.bound,
+            ended: last.since(Time::ZERO),
+            events: hosts.iter().map(|host| host.history.events).sum(),
+            digest: history::digest(hosts.iter().map(|host| &host.history)),
+            tally,
         }
     }
+
+    /// What came in over each zone's trunk, and when its last node was done.
+    fn rack_outcomes(&self, finishes: &[Finish], pieces: usize) -> Vec<Rack> {
+        if self.seeder_trunkless {
+            return Vec::new();
+        }
+        let threads = self.shards.len();
+        let served = |actor: u32| match &self.shards[actor as usize % threads].actors[actor as usize / threads] {
+            Actor::Trunk { server, .. } => server.served,
+            Actor::Host(_) => 0,
+        };
+        let zones = self.racks.iter().enumerate().filter(|(_, members)| !members.is_empty());
+        zones
+            .map(|(zone, members)| {
+                let down = self.network.hosts() + 2 * u32::try_from(zone).unwrap_or(u32::MAX) + 1;
+                let in_zone = |finish: &&Finish| finish.measured && members.binary_search(&finish.host).is_ok();
+                let over_bound = finishes.iter().filter(in_zone).filter_map(|finish| finish.over_bound);
+                Rack {
+                    copies_in: served(down) as f64 / f64::from(QUANTA_PER_PIECE) / pieces as f64,
+                    last_over_bound: over_bound.fold(0.0, f64::max),
+                }
+            })
+            .collect()
+    }
+}
+
+/// Where the threads meet between two windows.
+struct Gathering {
+    barrier: Barrier,
+    /// The first window of each thread in which anything happens.
+    firsts: Vec<AtomicU64>,
+    awaited: Vec<AtomicUsize>,
+    failed: AtomicBool,
+    /// Events from one thread (row) to another (column).
+    mailboxes: Vec<Mutex<Vec<Event>>>,
+    deadline: Time,
+}
+
+impl Gathering {
+    /// One thread's part. Every thread comes to the same end, and says the same of it.
+    fn run<T: Trader>(&self, index: usize, shard: &mut Shard<T>, network: &Network) -> Option<String> {
+        let threads = self.firsts.len();
+        loop {
+            self.firsts[index].store(shard.calendar.first().unwrap_or(u64::MAX), Ordering::Relaxed);
+            self.awaited[index].store(shard.awaited, Ordering::Relaxed);
+            if shard.failure.is_some() {
+                self.failed.store(true, Ordering::Relaxed);
+            }
+            self.barrier.wait();
+            let window = self.firsts.iter().map(|first| first.load(Ordering::Relaxed)).min()?;
+            let awaited: usize = self.awaited.iter().map(|awaited| awaited.load(Ordering::Relaxed)).sum();
+            if awaited == 0 || self.failed.load(Ordering::Relaxed) {
+                return None;
+            }
+            if window == u64::MAX {
+                return Some("nothing is left to happen".into());
+            }
+            let end = shard.calendar.end_of(window);
+            if end > self.deadline {
+                return Some(format!("stuck after {:?}", end.since(Time::ZERO)));
+            }
+            let went = catch_unwind(AssertUnwindSafe(|| shard.run_window(window, network)));
+            if let Err(panic) = went {
+                shard.failure = Some(Failure { at: end, actor: u32::MAX, error: panic_text(&*panic) });
+            }
+            for (other, outbox) in shard.outboxes.iter_mut().enumerate().filter(|&(other, _)| other != index) {
+                let mailbox = &self.mailboxes[index * threads + other];
+                std::mem::swap(outbox, &mut *mailbox.lock().unwrap_or_else(PoisonError::into_inner));
+            }
+            self.barrier.wait();
+            for other in (0..threads).filter(|&other| other != index) {
+                let mailbox = &self.mailboxes[other * threads + index];
+                let mut mailbox = mailbox.lock().unwrap_or_else(PoisonError::into_inner);
+                mailbox.drain(..).for_each(|event| shard.calendar.plan(event));
+            }
+        }
+    }
+}
+
+fn worthwhile_threads(actors: usize) -> usize {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    (actors / HOSTS_PER_THREAD_MIN).clamp(1, cores)
 }
 
 fn list(pieces: usize) -> anyhow::Result<Arc<PieceList>> {
@@ -407,29 +407,23 @@ fn list(pieces: usize) -> anyhow::Result<Arc<PieceList>> {
     Ok(Arc::new(PieceList::new((0..pieces).map(piece).collect())?))
 }
 
-/// A message's place in [`MESSAGE_NAMES`] and the piece it is about, or zero.
-fn subject(message: &Message) -> (u32, u32) {
-    match message {
-        Message::Announce(_) => (0, 0),
-        Message::Have(pieces) => (1, pieces.first().map_or(0, |piece| piece.get())),
-        Message::Grant(named) => (2, named.map_or(0, PieceIndex::get)),
-        Message::Request(piece) => (3, piece.get()),
-        Message::Decline(why) => (4, *why as u32),
-        Message::Cancel(piece) => (5, piece.get()),
-        Message::Withdraw(piece) => (6, piece.get()),
-    }
+/// Both directions of every zone's trunk, in the order of the zones.
+fn trunks(plan: &Plan, node_bytes_per_s: f64) -> Vec<Server> {
+    let rates = plan.trunks.iter().flat_map(|rate| [rate, rate]);
+    rates.map(|rate| Server::new(rate * node_bytes_per_s)).collect()
 }
 
-/// About what the message takes on the wire.
-fn wire_bytes(message: &Message) -> u64 {
-    FRAME_BYTES
-        + match message {
-            Message::Announce(Announcement::Held(held)) => held.len().div_ceil(8) as u64,
-            Message::Announce(Announcement::Selective { held, .. }) => 2 * held.len().div_ceil(8) as u64,
-            Message::Have(pieces) => INDEX_BYTES * pieces.len() as u64,
-            Message::Announce(Announcement::Seeder) | Message::Grant(None) | Message::Decline(_) => 1,
-            Message::Grant(Some(_)) | Message::Request(_) | Message::Cancel(_) | Message::Withdraw(_) => {
-                INDEX_BYTES
-            }
-        }
+/// The hosts of each zone, ascending.
+fn racks(plan: &Plan) -> Vec<Vec<u32>> {
+    let mut racks = vec![Vec::new(); plan.trunks.len()];
+    for (host, member) in (0u32..).zip(&plan.members) {
+        member.zones.iter().for_each(|&zone| racks[zone as usize].push(host));
+    }
+    racks
+}
+
+impl From<Failure> for anyhow::Error {
+    fn from(failure: Failure) -> Self {
+        anyhow!("{:#}", failure.error)
+    }
 }

@@ -2,7 +2,7 @@
 
 use rand::Rng;
 
-use super::{Death, Member, Scenario, Size, Threshold};
+use super::{Death, Member, Plan, Scenario, Size, Threshold};
 
 pub(crate) const SCENARIO: Scenario = Scenario {
     name: "churn",
@@ -14,7 +14,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
             let dies = Death::At(stage.bound() * rng.random_range(0..1000) / 1000);
             members.push(if node % 20 == 19 { Member { dies, ..stage.node() } } else { stage.node() });
         }
-        members
+        Plan::flat(stage, members)
     },
     thresholds: &[Threshold {
         size: Size { nodes: 200, pieces: 200 },

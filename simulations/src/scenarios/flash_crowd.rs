@@ -1,6 +1,6 @@
 //! Everyone wants everything at once from one seeder that is no faster than a node.
 
-use super::{Scenario, Size, Threshold};
+use super::{Plan, Scenario, Size, Threshold};
 
 pub(crate) const SCENARIO: Scenario = Scenario {
     name: "flash-crowd",
@@ -9,7 +9,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
     plan: |stage, _| {
         let mut members = vec![stage.seeder()];
         members.resize(1 + stage.size.nodes, stage.node());
-        members
+        Plan::flat(stage, members)
     },
     thresholds: &[
         Threshold {

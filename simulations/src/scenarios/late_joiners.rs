@@ -1,6 +1,6 @@
 //! One node in ten joins when the others are half done; it is measured from its own start, against its own downlink.
 
-use super::{Member, Scenario, Size, Threshold};
+use super::{Member, Plan, Scenario, Size, Threshold};
 
 pub(crate) const SCENARIO: Scenario = Scenario {
     name: "late-joiners",
@@ -16,7 +16,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
         for node in 0..stage.size.nodes {
             members.push(if node % 10 == 9 { late.clone() } else { stage.node() });
         }
-        members
+        Plan::flat(stage, members)
     },
     thresholds: &[Threshold {
         size: Size { nodes: 200, pieces: 200 },

@@ -1,6 +1,6 @@
 //! A seeder ten times as fast as a node dies as soon as it sees every piece at a neighbour; all nodes finish.
 
-use super::{Death, Member, Scenario, Size, Threshold};
+use super::{Death, Member, Plan, Scenario, Size, Threshold};
 
 pub(crate) const SCENARIO: Scenario = Scenario {
     name: "seeder-lost",
@@ -9,7 +9,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
     plan: |stage, _| {
         let mut members = vec![Member { dies: Death::OnceReplicated, ..stage.seeder() }];
         members.resize(1 + stage.size.nodes, stage.node());
-        members
+        Plan::flat(stage, members)
     },
     thresholds: &[Threshold {
         size: Size { nodes: 200, pieces: 200 },

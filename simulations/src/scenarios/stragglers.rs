@@ -1,6 +1,6 @@
 //! One node in twenty has a tenth of the rate, both ways; the healthy nodes are measured.
 
-use super::{Member, Scenario, Size, Threshold};
+use super::{Member, Plan, Scenario, Size, Threshold};
 
 pub(crate) const SCENARIO: Scenario = Scenario {
     name: "stragglers",
@@ -12,7 +12,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
         for node in 0..stage.size.nodes {
             members.push(if node % 20 == 19 { slow.clone() } else { stage.node() });
         }
-        members
+        Plan::flat(stage, members)
     },
     thresholds: &[Threshold {
         size: Size { nodes: 200, pieces: 200 },
