@@ -3,11 +3,13 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::{Args, Parser, Subcommand};
 
+use crate::gate::Gate;
+use crate::outcome::Outcome;
 use crate::report::Report;
-use crate::scenarios::{self, Scenario, Size};
+use crate::scenarios::{self, Scenario, Size, Threshold};
 use crate::sim::{Options, Simulation, exchange};
 
 /// Simulate a swarm of Shoal's own state machines.
@@ -24,10 +26,12 @@ enum Command {
     List,
     /// Run one scenario; exit 1 when a check fails or, at a committed size, when its promise is broken
     Run(Run),
+    /// Run every scenario at its committed sizes; exit 1 with the figures when a promise is broken
+    Gate(Gate),
 }
 
 #[derive(Debug, Args)]
-struct Run {
+pub(crate) struct Run {
     /// A name that `list` prints
     scenario: String,
     /// Nodes besides the seeders
@@ -81,23 +85,38 @@ struct Run {
     trace: Option<u32>,
 }
 
+/// The arguments of a run by themselves.
+#[derive(Debug, Parser)]
+struct Alone {
+    #[command(flatten)]
+    run: Run,
+}
+
 pub(crate) fn perform(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::List => {
             for scenario in scenarios::ALL {
-                println!("{:<14} {}", scenario.name, scenario.promise);
+                println!("{:<30} {}", scenario.name, scenario.promise);
             }
             Ok(ExitCode::SUCCESS)
         }
         Command::Run(run) => run.perform(),
+        Command::Gate(gate) => gate.perform(),
     }
 }
 
 impl Run {
-    fn perform(&self) -> anyhow::Result<ExitCode> {
-        let scenario = scenarios::find(&self.scenario)
-            .with_context(|| format!("no scenario is called {}: see shoal-sim list", self.scenario))?;
-        let size = Size { nodes: self.nodes as usize, pieces: self.pieces as usize };
+    /// A run at a committed size, everything else as `shoal-sim run` has it.
+    pub(crate) fn committed(scenario: &Scenario, most: &Threshold, seed: u64) -> Self {
+        let mut words = vec!["run".into(), scenario.name.into()];
+        words.extend([format!("--nodes={}", most.size.nodes), format!("--pieces={}", most.size.pieces)]);
+        words.push(format!("--seed={seed}"));
+        words.extend(most.seeder_rate.map(|rate| format!("--seeder-rate={rate}")));
+        Alone::parse_from(words).run
+    }
+
+    pub(crate) fn simulate(&self, scenario: &Scenario) -> anyhow::Result<(Report, Outcome)> {
+        let size = self.size();
         let options = self.options(size)?;
         let started = Instant::now();
         let outcome = Simulation::new(scenario, size, &options, exchange)?.run();
@@ -105,13 +124,19 @@ impl Run {
             Ok(outcome) => outcome,
             Err(failure) => bail!("{failure:#}\nreplay with: {}", self.replay(scenario)),
         };
-        let report = Report::new(scenario, size, self.seed, &outcome, started.elapsed())?;
+        Ok((Report::new(scenario, size, self.seed, &outcome, started.elapsed())?, outcome))
+    }
+
+    fn perform(&self) -> anyhow::Result<ExitCode> {
+        let scenario = scenarios::named(&self.scenario)?;
+        let (report, outcome) = self.simulate(scenario)?;
         if self.json {
             println!("{}", serde_json::to_string(&report)?);
         } else {
             print!("{}", report.text(&outcome));
         }
-        let broken = scenario.broken(size, &report);
+        let most = scenario.threshold(self.size(), self.seeder_rate);
+        let broken = most.map(|most| most.broken(&report)).unwrap_or_default();
         for promise in &broken {
             eprintln!("shoal-sim: {}: {promise}", scenario.name);
         }
@@ -119,6 +144,10 @@ impl Run {
             eprintln!("shoal-sim: replay with: {}", self.replay(scenario));
         }
         Ok(if broken.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+
+    fn size(&self) -> Size {
+        Size { nodes: self.nodes as usize, pieces: self.pieces as usize }
     }
 
     fn options(&self, size: Size) -> anyhow::Result<Options> {
@@ -154,7 +183,7 @@ impl Run {
         })
     }
 
-    fn replay(&self, scenario: &Scenario) -> String {
+    pub(crate) fn replay(&self, scenario: &Scenario) -> String {
         let mut command = format!(
             "shoal-sim run {} --nodes {} --pieces {} --seed {} --mbit {} --latency {} --jitter {} --neighbours {} \
              --verify {} --store {} --message-cpu {} --device {} --check 1",

@@ -119,9 +119,9 @@ impl<T: Trader> Host<T> {
         self.trace = trace.then(Trace::default);
     }
 
-    /// Whether the run waits for it.
+    /// Whether the run waits for it. Nobody owes a liar anything.
     pub(crate) fn is_awaited(&self) -> bool {
-        self.member.role == Role::Node && self.finished.is_none() && !self.dead
+        self.member.role == Role::Node && self.finished.is_none() && !self.dead && !self.member.liar
     }
 
     /// One thing happens. What follows is in `scene.out`.
@@ -381,7 +381,8 @@ impl<T: Trader> Host<T> {
         let mut takes = physics.latency;
         if physics.jitter > 0.0 {
             // Any even spread will do: the low bits of a counter, stirred.
-            let stirred = (u64::from(self.at) << 32 | u64::from(self.planned)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+            let stirred =
+                (u64::from(self.at) << 32 | u64::from(self.planned)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
             takes += physics.latency.mul_f64(physics.jitter * (stirred >> 40) as f64 / (1u64 << 24) as f64);
         }
         let connection = &mut self.connections[peer.0 as usize];

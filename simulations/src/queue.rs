@@ -97,7 +97,8 @@ impl Calendar {
 
     /// The first window from `self.next` on in which anything happens.
     pub(crate) fn first(&self) -> Option<u64> {
-        let near = (self.next..self.next + RING).find(|window| !self.ring[(window % RING) as usize].is_empty());
+        let near =
+            (self.next..self.next + RING).find(|window| !self.ring[(window % RING) as usize].is_empty());
         near.or_else(|| self.far.keys().next().copied())
     }
 

@@ -112,9 +112,7 @@ impl<T: Trader> Shard<T> {
         self.calendar.take(window, &mut events);
         let end = self.calendar.end_of(window);
         let mut keys = mem::take(&mut self.keys);
-        keys.extend(
-            events.iter().zip(0u32..).map(|(event, at)| (event.to, event.at, event.order, at)),
-        );
+        keys.extend(events.iter().zip(0u32..).map(|(event, at)| (event.to, event.at, event.order, at)));
         keys.sort_unstable();
         for keys in keys.chunk_by(|one, next| one.0 == next.0) {
             self.run_actor(keys, &mut events, end, network);
