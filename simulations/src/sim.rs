@@ -310,6 +310,7 @@ impl<T: Trader> Simulation<T> {
                 .map(|finished| finished.since(host.joined).as_secs_f64() / host.member.bound.as_secs_f64()),
             finished: host.finished.map(|finished| finished.since(Time::ZERO)),
             measured: host.member.measured,
+            died: host.dead,
             rack: host.member.zones.first().copied(),
         });
         let finishes: Vec<Finish> = finishes.collect();
