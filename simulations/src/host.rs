@@ -138,7 +138,7 @@ impl<T: Trader> Host<T> {
             return Ok(());
         }
         match what {
-            What::Mail(peer, message) => self.receive_mail(scene, peer, message),
+            What::Mail(peer, letter) => self.receive_mail(scene, peer, letter.into()),
             What::Arrives(travel) => return self.receive_quantum(scene, travel),
             What::Received(peer, piece, corrupt) => self.receive_piece(scene, peer, piece, corrupt)?,
             What::Confirmed(peer, quanta) => self.connections[peer.0 as usize].in_flight -= quanta,
@@ -388,7 +388,7 @@ impl<T: Trader> Host<T> {
         let connection = &mut self.connections[peer.0 as usize];
         connection.last_mail = connection.last_mail.max(scene.now + waits + takes);
         let Connection { host, back, last_mail, .. } = *connection;
-        self.plan(scene, last_mail, host, What::Mail(back, message));
+        self.plan(scene, last_mail, host, What::Mail(back, message.into()));
     }
 
     fn hear(&mut self, scene: &mut Scene<'_>, said: &Said) {
