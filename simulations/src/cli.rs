@@ -7,6 +7,7 @@ use anyhow::bail;
 use clap::{Args, Parser, Subcommand};
 
 use crate::gate::Gate;
+use crate::network::Release;
 use crate::outcome::Outcome;
 use crate::report::Report;
 use crate::scenarios::{self, Scenario, Size, Threshold};
@@ -77,6 +78,9 @@ pub(crate) struct Run {
     /// Eighths of a piece in a sender's device, which its control messages wait behind
     #[arg(long, default_value_t = 1)]
     device: usize,
+    /// When an uploader has room again
+    #[arg(long, value_enum, default_value = "written")]
+    release: Release,
     /// Threads [default: as many as the size is worth]; they do not change the outcome
     #[arg(long)]
     threads: Option<usize>,
@@ -136,7 +140,11 @@ impl Run {
             print!("{}", report.text(&outcome));
         }
         let most = scenario.threshold(self.size(), self.seeder_rate);
-        let broken = most.map(|most| most.broken(&report)).unwrap_or_default();
+        // Another network promises nothing.
+        let as_committed = |most: &&Threshold| {
+            Self::committed(scenario, most, self.seed).replay(scenario) == self.replay(scenario)
+        };
+        let broken = most.filter(as_committed).map(|most| most.broken(&report)).unwrap_or_default();
         for promise in &broken {
             eprintln!("shoal-sim: {}: {promise}", scenario.name);
         }
@@ -178,6 +186,7 @@ impl Run {
             store_bytes_per_s: self.store * 1e6,
             message_cpu: Duration::from_secs_f64(self.message_cpu * 1e-6),
             device_quanta: self.device,
+            release: self.release,
             threads: self.threads,
             trace: self.trace,
         })
@@ -186,7 +195,7 @@ impl Run {
     pub(crate) fn replay(&self, scenario: &Scenario) -> String {
         let mut command = format!(
             "shoal-sim run {} --nodes {} --pieces {} --seed {} --mbit {} --latency {} --jitter {} --neighbours {} \
-             --verify {} --store {} --message-cpu {} --device {} --check 1",
+             --verify {} --store {} --message-cpu {} --device {} --release {} --check 1",
             scenario.name,
             self.nodes,
             self.pieces,
@@ -198,7 +207,8 @@ impl Run {
             self.verify,
             self.store,
             self.message_cpu,
-            self.device
+            self.device,
+            if self.release == Release::Written { "written" } else { "arrived" }
         );
         if let Some(rate) = self.seeder_rate {
             command += &format!(" --seeder-rate {rate}");

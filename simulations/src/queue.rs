@@ -32,8 +32,8 @@ pub(crate) enum What {
     Arrives(Travel),
     /// The last quantum of a piece is through the downlink; whether its bytes are what the piece's name says.
     Received(PeerKey, PieceIndex, bool),
-    /// The far end confirmed this many quanta.
-    Confirmed(PeerKey, u8),
+    /// The far end confirmed this many quanta, the last of this piece among them.
+    Confirmed(PeerKey, u8, Option<PieceIndex>),
     /// The uplink has sent a quantum.
     Left,
     /// A verified piece is stored, or found corrupt.

@@ -20,7 +20,7 @@ use crate::graph;
 use crate::history;
 use crate::host::{Connection, Host};
 use crate::link::{PIECE_BYTES, QUANTA_PER_PIECE, Server};
-use crate::network::{Network, Physics};
+use crate::network::{Network, Physics, Release};
 use crate::outcome::{Curve, Finish, Outcome, Rack};
 use crate::queue::{Event, What};
 use crate::scenarios::{Death, Plan, Scenario, Size, Stage};
@@ -55,6 +55,7 @@ pub(crate) struct Options {
     pub(crate) message_cpu: Duration,
     /// Quanta that control messages wait behind in a sender's device.
     pub(crate) device_quanta: usize,
+    pub(crate) release: Release,
     /// `None` for as many as the size is worth.
     pub(crate) threads: Option<usize>,
     /// A host whose events are told.
@@ -75,6 +76,7 @@ impl Default for Options {
             store_bytes_per_s: f64::INFINITY,
             message_cpu: Duration::ZERO,
             device_quanta: 1,
+            release: Release::Written,
             threads: None,
             trace: None,
         }
@@ -118,6 +120,7 @@ impl<T: Trader> Simulation<T> {
             store: piece_time(options.store_bytes_per_s),
             message: options.message_cpu,
             device_max: options.device_quanta.max(1),
+            release: options.release,
         };
         let zones: Vec<Vec<u32>> = plan.members.iter().map(|member| member.zones.clone()).collect();
         let network = Network::new(physics, zones);
