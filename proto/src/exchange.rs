@@ -215,6 +215,9 @@ impl Exchange {
             if news && !peer.was_sent(piece) {
                 peer.fed_elsewhere = now;
             }
+            if let (true, 2, Some(seeding)) = (news, self.neighbours.copies_of(piece), &mut self.seeding) {
+                seeding.note_spread(now, piece);
+            }
         }
         self.note_replicated();
     }
@@ -251,9 +254,7 @@ impl Exchange {
             self.look_at = None;
             self.release_downloads(now);
             self.release_uploads(now);
-            if let Some(seeding) = &mut self.seeding {
-                seeding.look_again(now, self.neighbours.copies());
-            }
+            self.look_at_given(now);
         }
         self.refill(now);
         self.plan_timeout(now);

@@ -387,6 +387,7 @@ impl<T: Trader> Host<T> {
         }
         let (tag, _) = subject(&message);
         let bytes = wire_bytes(&message);
+        self.note(scene.now, |peers| format!("{message:?} to host {}", peers[peer.0 as usize].host));
         scene.tally.messages[tag as usize] += 1;
         scene.tally.control_bytes += bytes;
         let physics = &scene.network.physics;

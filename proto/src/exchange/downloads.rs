@@ -50,6 +50,9 @@ impl Exchange {
             // Before one transfer was measured nobody can say which request is old.
             return picked;
         }
+        if self.fetches.coming().count() + self.settled.count() < self.pieces.len() {
+            return None;
+        }
         let overdue = percent(self.block_time(), self.config.endgame_percent).max(self.config.endgame_min);
         self.fetches.overdue(&peer.shown, peer.key, now, overdue)
     }

@@ -30,6 +30,8 @@ pub(super) struct Peer {
     pub(super) declines: u32,
     /// As a target of super-seeding: its last push was slow, so it gets no other before this.
     pub(super) slow_until: Time,
+    /// Pieces given to it by name that it shared with nobody.
+    pub(super) let_down: u32,
     /// When it last showed a piece that did not come from here.
     pub(super) fed_elsewhere: Time,
     /// Asked of it and given up: may still arrive, without blame.
@@ -127,6 +129,11 @@ impl Neighbours {
         self.copies[piece.at()]
     }
 
+    /// Neighbours that fetch.
+    pub(super) fn takers(&self) -> usize {
+        self.peers.iter().filter(|peer| peer.announced && !peer.seeder).count()
+    }
+
     /// Pieces that no neighbour shows.
     pub(super) fn unseen(&self) -> usize {
         self.unseen
@@ -163,6 +170,7 @@ impl Neighbours {
             not_before: Time::ZERO,
             declines: 0,
             slow_until: Time::ZERO,
+            let_down: 0,
             fed_elsewhere: now,
             abandoned: Vec::new(),
             recent: Vec::new(),

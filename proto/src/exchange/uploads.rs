@@ -6,12 +6,15 @@ use rand::Rng;
 
 use super::neighbours::{Peer, Upload};
 use super::pace::percent;
+use super::super_seeding::SuperSeeding;
 use super::{Declined, Event, Exchange, Fault, Message, Output, PeerKey};
 use crate::image::PieceIndex;
 use crate::time::Time;
 
 /// Doublings of the wait after declines in a row.
 const RETRY_DOUBLINGS_MAX: u32 = 2;
+/// Pieces that a neighbour may get by name from a seeder and share with nobody.
+const LET_DOWN_MAX: u32 = 1;
 
 impl Exchange {
     /// Grants until every slot is taken or no neighbour is left to grant to. Every change on the upload side ends
@@ -41,6 +44,8 @@ impl Exchange {
     fn survey(&mut self, now: Time) -> usize {
         let quota_left = self.quota_left();
         let starved_since = self.starved_since(now);
+        // The starved come after what the whole swarm waits for.
+        let nothing_to_name = self.seeding.as_ref().is_none_or(SuperSeeding::has_nothing_to_name);
         let mut taken = 0;
         self.candidates.clear();
         self.retry_at = None;
@@ -53,7 +58,10 @@ impl Exchange {
                 self.uploads_under_way |= self.seeding.is_some();
                 if peer.not_before > now {
                     self.retry_at = Some(self.retry_at.map_or(peer.not_before, |at| at.min(peer.not_before)));
-                } else if self.seeding.is_none() || quota_left || peer.fed_elsewhere < starved_since {
+                } else if self.seeding.is_none()
+                    || quota_left
+                    || nothing_to_name && peer.fed_elsewhere < starved_since
+                {
                     self.candidates.push(slot);
                 }
             }
@@ -82,7 +90,7 @@ impl Exchange {
                 return true;
             }
             // None of them wants it: others may come.
-            seeding.watch(piece, look_again);
+            seeding.watch(piece, now, look_again, None);
         }
         false
     }
@@ -150,7 +158,7 @@ impl Exchange {
             let look_again = now + self.repair_after();
             if let Some(seeding) = &mut self.seeding {
                 seeding.take(piece);
-                seeding.watch(piece, look_again);
+                seeding.watch(piece, now, look_again, named.map(|_| key));
             }
         } else {
             // It crossed our withdrawal, which tells the peer.
@@ -252,7 +260,24 @@ impl Exchange {
         if let Some(seeding) = &mut self.seeding
             && self.held.contains(piece)
         {
-            seeding.watch(piece, look_again);
+            seeding.watch(piece, now, look_again, None);
+        }
+    }
+
+    /// A seeder looks whether what it gave has spread. Who has shared nothing of it gets no other piece by name for a
+    /// while, and after [`LET_DOWN_MAX`] such pieces only when nobody else is there: it is cut off, or lies to
+    /// everybody.
+    pub(super) fn look_at_given(&mut self, now: Time) {
+        let pause = percent(self.block_time(), self.config.slow_pause_percent);
+        let patience = self.repair_after() * 2;
+        let Some(seeding) = &mut self.seeding else { return };
+        let copies = self.neighbours.copies();
+        for key in seeding.look_again(now, copies, self.neighbours.takers(), patience) {
+            if let Some(peer) = self.neighbours.peer(key) {
+                peer.let_down += 1;
+                let again = peer.let_down > LET_DOWN_MAX;
+                peer.slow_until = if again { Time::from_nanos(u64::MAX) } else { now + pause };
+            }
         }
     }
 
