@@ -14,6 +14,8 @@ pub struct Config {
     pub uploads_in_hand: usize,
     /// Pieces a receiver has coming before it declines: one more than `uploads_in_hand`.
     pub fetches_coming: usize,
+    /// Pieces that a receiver takes from outside its rack beyond `fetches_coming`: the whole rack waits for them.
+    pub fetches_from_afar: usize,
     /// Pieces received but not yet verified and stored before a receiver declines: a slow disk slows the peers.
     pub writing_max: usize,
     /// Random neighbours among which an uploader grants to the least complete. More than two herd.
@@ -48,6 +50,16 @@ pub struct Config {
     /// `starved_percent` never comes to less than this.
     pub starved_min: Duration,
 
+    /// How long a neighbour's intent to fetch a piece from afar keeps others from it, unless it is repeated.
+    pub lease_percent: u32,
+    /// `lease_percent` never comes to less than this.
+    pub lease_min: Duration,
+    /// A missing piece that is covered nearer by for this long, and up to twice as long by chance, is taken from afar
+    /// all the same.
+    pub patience_percent: u32,
+    /// `patience_percent` never comes to less than this.
+    pub patience_min: Duration,
+
     /// A transfer is slow when it takes this many times the usual (hundredths).
     pub slow_percent: u32,
     /// A neighbour that was slow to take a piece from a seeder gets no other by name for this long.
@@ -71,6 +83,7 @@ impl Default for Config {
         Self {
             uploads_in_hand: 4,
             fetches_coming: 5,
+            fetches_from_afar: 1,
             writing_max: 8,
             choices: 2,
             released_max: 8,
@@ -86,6 +99,10 @@ impl Default for Config {
             repair_min: Duration::from_secs(1),
             starved_percent: 4000,
             starved_min: Duration::from_secs(2),
+            lease_percent: 800,
+            lease_min: Duration::from_millis(500),
+            patience_percent: 3200,
+            patience_min: Duration::from_secs(1),
             slow_percent: 300,
             slow_pause_percent: 6400,
             stall_percent: 400,

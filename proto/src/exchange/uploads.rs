@@ -10,6 +10,7 @@ use super::super_seeding::SuperSeeding;
 use super::{Declined, Event, Exchange, Fault, Message, Output, PeerKey};
 use crate::image::PieceIndex;
 use crate::time::Time;
+use crate::zone::{Distance, ZONE_LEVELS_MAX};
 
 /// Doublings of the wait after declines in a row.
 const RETRY_DOUBLINGS_MAX: u32 = 2;
@@ -47,11 +48,16 @@ impl Exchange {
         // The starved come after what the whole swarm waits for.
         let nothing_to_name = self.seeding.as_ref().is_none_or(SuperSeeding::has_nothing_to_name);
         let mut taken = 0;
+        let mut near = [0; ZONE_LEVELS_MAX + 1];
+        let mut far_in_hand = [0; ZONE_LEVELS_MAX + 1];
         self.candidates.clear();
+        self.far_candidates.clear();
         self.retry_at = None;
         self.uploads_under_way = false;
         for (slot, peer) in self.neighbours.all().iter().enumerate() {
+            near[peer.distance.levels()] += usize::from(peer.announced && !peer.seeder);
             if peer.upload != Upload::Idle {
+                far_in_hand[peer.distance.levels()] += usize::from(peer.upload.holds_slot());
                 taken += usize::from(peer.upload.holds_slot());
                 self.uploads_under_way = true;
             } else if peer.lacking > 0 && !peer.seeder {
@@ -62,9 +68,13 @@ impl Exchange {
                     || quota_left
                     || nothing_to_name && peer.fed_elsewhere < starved_since
                 {
-                    self.candidates.push(slot);
+                    let far = self.seeding.is_none() && peer.distance > Distance::NONE;
+                    if far { &mut self.far_candidates } else { &mut self.candidates }.push(slot);
                 }
             }
+        }
+        if !self.far_candidates.is_empty() {
+            self.bound_far(near, far_in_hand);
         }
         taken
     }
@@ -97,6 +107,9 @@ impl Exchange {
 
     /// Grants a piece of its choice to the less complete of a few random candidates, who is one no more.
     fn grant_by_choice(&mut self, now: Time) -> bool {
+        if !self.far_candidates.is_empty() && self.grant_far(now) {
+            return true;
+        }
         let candidates = &mut self.candidates;
         let mut best: Option<usize> = None;
         for drawn in 0..self.config.choices.min(candidates.len()) {
@@ -117,7 +130,7 @@ impl Exchange {
         true
     }
 
-    fn grant(&mut self, now: Time, key: PeerKey, piece: Option<PieceIndex>) {
+    pub(super) fn grant(&mut self, now: Time, key: PeerKey, piece: Option<PieceIndex>) {
         let peer = self.neighbours.peer(key).expect("granted to a neighbour");
         peer.upload = Upload::Granted { piece, since: now, holds_slot: true };
         self.send(key, Message::Grant(piece));
