@@ -1,7 +1,8 @@
 //! What peers say and decide.
 //!
 //! An *image* is a captured tree, named by the CID of its root record ([`image`]). Its bytes travel as *pieces*
-//! between peers that speak the messages of [`wire`], and [`exchange::Exchange`] decides what to say next.
+//! between peers that speak the messages of [`wire`], and [`exchange::Exchange`] decides what to say next, to the
+//! neighbours that [`neighbourhood::Neighbourhood`] found.
 //! [`zone`] says how far apart two of them stand, [`ticket`] and [`signing`] whom to trust.
 //!
 //! **Invariant:** nothing here opens a file or a socket, reads a clock, draws OS randomness, or iterates in random
@@ -10,6 +11,7 @@
 pub mod cid;
 pub mod exchange;
 pub mod image;
+pub mod neighbourhood;
 pub mod signing;
 pub mod ticket;
 pub mod time;
