@@ -360,8 +360,10 @@ impl<N: Copy + Ord + fmt::Debug, A: Clone + PartialEq> Neighbourhood<N, A> {
             }
             let near = self.is_near(&contact.zone);
             let Some(slot) = self.entry(contact.id) else { continue };
+            let known = self.book.get(slot);
+            let is_known = contact.addresses.iter().all(|address| known.addresses.contains(address));
             // What it said itself counts more.
-            if self.book.get(slot).is_here() {
+            if known.is_here() || (is_known && known.zone == contact.zone) {
                 continue;
             }
             let mut is_new = false;

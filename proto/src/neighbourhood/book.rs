@@ -39,10 +39,17 @@ pub(super) enum State {
     /// It may be dialed, or is forgotten, at the alarm.
     Waiting,
     /// `hoped`: not for so long yet that it is likelier to fail.
-    Dialing { hoped: bool },
+    Dialing {
+        hoped: bool,
+    },
     /// Connected, and has not said hello; has a place.
-    Greeting { dialed: bool },
-    Neighbour { dialed: bool, since: Time },
+    Greeting {
+        dialed: bool,
+    },
+    Neighbour {
+        dialed: bool,
+        since: Time,
+    },
     /// Connected for as long as it takes to be told whom else to ask.
     Leaving,
 }
@@ -388,9 +395,9 @@ impl<N: Copy + Ord, A: Clone + PartialEq> Book<N, A> {
         assert_eq!(self.alarms, again.alarms);
         let zones = self.tellable_by_zone.iter().zip(&again.tellable_by_zone);
         assert!(self.tellable_by_zone.keys().eq(again.tellable_by_zone.keys()));
-        let bags = zones.map(|((_, one), (_, other))| (one, other)).chain(self.pools.iter().zip(&again.pools));
         let bags =
-            bags.chain([(&self.neighbours, &again.neighbours), (&self.tellable, &again.tellable)]);
+            zones.map(|((_, one), (_, other))| (one, other)).chain(self.pools.iter().zip(&again.pools));
+        let bags = bags.chain([(&self.neighbours, &again.neighbours), (&self.tellable, &again.tellable)]);
         for (bag, again) in bags {
             assert!(bag.places.keys().eq(again.places.keys()));
             assert!(bag.places.iter().all(|(slot, place)| bag.members[*place] == *slot));

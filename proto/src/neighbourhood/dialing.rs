@@ -14,7 +14,7 @@ const RETRY_MIN: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(20);
 const RETRY_DOUBLINGS_MAX: u32 = 6;
 /// Dials in a row that fail before a peer that never was a neighbour is forgotten.
-const FAILURES_MAX: u32 = 8;
+pub(super) const FAILURES_MAX: u32 = 8;
 /// How long a peer that had no room is left alone, doubled by each further time, …
 const FULL_WAIT: Duration = Duration::from_secs(60);
 const FULL_DOUBLINGS_MAX: u32 = 3;
@@ -107,9 +107,7 @@ impl<N: Copy + Ord + fmt::Debug, A: Clone + PartialEq> Neighbourhood<N, A> {
                 if self.draw_and_dial(now, pool).is_none() {
                     break;
                 }
-                if !eager {
-                    self.top_up_at = now + self.jittered(TOP_UP_INTERVAL);
-                }
+                self.top_up_at = now + self.jittered(TOP_UP_INTERVAL);
             }
         }
         // With every dial taken, the end of one of them is the next input.

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use rand::Rng;
+
 use super::book::Slot;
 use super::{Contact, Neighbourhood};
 use crate::time::Time;
@@ -30,28 +32,36 @@ impl<N: Copy + Ord + fmt::Debug, A: Clone + PartialEq> Neighbourhood<N, A> {
 
     /// Adds up to `told_max`, of `zone` only when it is given.
     fn choose(&mut self, now: Time, to: Slot, zone: Option<&Zone>, chosen: &mut Vec<Slot>) {
+        let mut drawn = self.draw(zone);
         let full = chosen.len() + self.config.told_max;
-        for _ in 0..self.config.told_max * DRAWS_PER_PEER {
-            if chosen.len() >= full {
-                return;
-            }
-            let Some(drawn) = self.draw_less_told(zone) else { return };
-            let known = self.book.get(drawn);
-            if known.tell_until.is_some_and(|until| until <= now) {
-                self.book.change(drawn, |known| known.tell_until = None);
-            } else if drawn != to && !chosen.contains(&drawn) {
-                chosen.push(drawn);
+        while chosen.len() < full && !drawn.is_empty() {
+            let slot = self.take_less_told(&mut drawn);
+            if self.book.get(slot).tell_until.is_none_or(|until| until <= now) {
+                self.book.change(slot, |known| known.tell_until = None);
+            } else if slot != to && !chosen.contains(&slot) {
+                chosen.push(slot);
             }
         }
     }
 
-    fn draw_less_told(&mut self, zone: Option<&Zone>) -> Option<Slot> {
-        let Self { book, rng, .. } = self;
+    /// All there are to tell of, or so many at random that a few of them will do.
+    fn draw(&mut self, zone: Option<&Zone>) -> Vec<Slot> {
         let bag = match zone {
-            Some(zone) => book.tellable_in(zone)?,
-            None => book.tellable(),
+            Some(zone) => self.book.tellable_in(zone),
+            None => Some(self.book.tellable()),
         };
-        let (one, other) = (bag.draw(rng)?, bag.draw(rng)?);
-        Some(if book.get(other).told < book.get(one).told { other } else { one })
+        let Some(bag) = bag else { return Vec::new() };
+        let draws = self.config.told_max * DRAWS_PER_PEER;
+        if bag.all().len() <= draws {
+            return bag.all().to_vec();
+        }
+        (0..draws).filter_map(|_| bag.draw(&mut self.rng)).collect()
+    }
+
+    fn take_less_told(&mut self, among: &mut Vec<Slot>) -> Slot {
+        let told = |at: usize| self.book.get(among[at]).told;
+        let (one, other) = (self.rng.random_range(0..among.len()), self.rng.random_range(0..among.len()));
+        let less = if told(other) < told(one) { other } else { one };
+        among.swap_remove(less)
     }
 }

@@ -40,13 +40,32 @@ pub(crate) struct Counts {
 }
 
 enum Event {
-    Join { host: u32 },
-    Wake { host: u32 },
+    Join {
+        host: u32,
+    },
+    Wake {
+        host: u32,
+    },
     /// A dial reaches the host that it is for.
-    Dial { from: u32, to: u32 },
-    DialFailed { from: u32, to: u32 },
-    Hear { connection: u64, at: u32, from: u32, frame: Frame },
-    Closed { connection: u64, at: u32, peer: u32 },
+    Dial {
+        from: u32,
+        to: u32,
+    },
+    DialFailed {
+        from: u32,
+        to: u32,
+    },
+    Hear {
+        connection: u64,
+        at: u32,
+        from: u32,
+        frame: Frame,
+    },
+    Closed {
+        connection: u64,
+        at: u32,
+        peer: u32,
+    },
 }
 
 enum Frame {
@@ -183,6 +202,7 @@ impl World {
                 }
             }
             Event::Dial { from, to } => self.connect(from, to),
+            Event::DialFailed { from, .. } | Event::Closed { at: from, .. } if !self.host(from).is_alive => {}
             Event::DialFailed { from, to } => {
                 self.host_mut(from).side.handle_dial_failed(now, to);
                 self.drain(from);
@@ -205,8 +225,10 @@ impl World {
 
     fn connect(&mut self, from: u32, to: u32) {
         let (dialer, target) = (self.host(from), self.host(to));
-        if dialer.connections.contains_key(&to) || target.connections.contains_key(&from) {
-            return;
+        let is_cut = !dialer.is_alive || !target.is_alive || dialer.part != target.part;
+        if is_cut || dialer.connections.contains_key(&to) || target.connections.contains_key(&from) {
+            // Either of them learns of the other connection, or of none.
+            return self.schedule(DIAL_TIMEOUT, Event::DialFailed { from, to });
         }
         self.numbers += 1;
         let connection = self.numbers;
