@@ -57,6 +57,8 @@ pub enum Frame {
     Hello(Hello),
     PeersWanted,
     Peers(Vec<PeerAddresses>),
+    /// The sender has no room for the receiver, who may ask these.
+    Refused(Vec<PeerAddresses>),
     Query(Query),
     Answer(Answer),
     /// The sender calls the piece list of this name by this number from now on.
@@ -160,9 +162,8 @@ impl Frame {
                 rack: hello.rack.to_string(),
             }),
             Self::PeersWanted => Body::PeersWanted(generated::PeersWanted {}),
-            Self::Peers(peers) => {
-                Body::Peers(generated::Peers { peers: peers.into_iter().map(encode_peer).collect() })
-            }
+            Self::Peers(peers) => Body::Peers(encode_peers(peers)),
+            Self::Refused(peers) => Body::Refused(encode_peers(peers)),
             Self::Query(query) => Body::Query(encode_query(&query)),
             Self::Answer(answer) => Body::Answer(generated::Answer {
                 query: Some(encode_query(&answer.query)),
@@ -186,10 +187,8 @@ impl Frame {
         Ok(match generated::Frame::decode(bytes)?.body.ok_or(DecodeError::Empty)? {
             Body::Hello(hello) => Self::Hello(decode_hello(hello)?),
             Body::PeersWanted(_) => Self::PeersWanted,
-            Body::Peers(peers) => {
-                at_most("a peer list", peers.peers.len(), PEERS_PER_FRAME_MAX)?;
-                Self::Peers(peers.peers.into_iter().map(decode_peer).collect::<Result<_, _>>()?)
-            }
+            Body::Peers(peers) => Self::Peers(decode_peers(peers)?),
+            Body::Refused(peers) => Self::Refused(decode_peers(peers)?),
             Body::Query(query) => Self::Query(decode_query(query)?),
             Body::Answer(answer) => Self::Answer(Answer {
                 query: decode_query(answer.query.ok_or(DecodeError::Empty)?)?,
@@ -395,6 +394,15 @@ fn decode_hello(hello: generated::Hello) -> Result<Hello, DecodeError> {
     };
     let ports = hello.ports.into_iter().map(port).collect::<Result<_, _>>()?;
     Ok(Hello { role, ports, rack: decode_rack(&hello.rack)? })
+}
+
+fn encode_peers(peers: Vec<PeerAddresses>) -> generated::Peers {
+    generated::Peers { peers: peers.into_iter().map(encode_peer).collect() }
+}
+
+fn decode_peers(peers: generated::Peers) -> Result<Vec<PeerAddresses>, DecodeError> {
+    at_most("a peer list", peers.peers.len(), PEERS_PER_FRAME_MAX)?;
+    peers.peers.into_iter().map(decode_peer).collect()
 }
 
 fn encode_peer(peer: PeerAddresses) -> generated::Peer {

@@ -11,6 +11,8 @@ use shoal_proto::zone::Zone;
 use world::{SEEDER, World};
 
 const NODES: u32 = 1000;
+/// Enough where the seeder's bounds do not matter.
+const FEWER_NODES: u32 = 400;
 /// Below this a node would be lonely in the tail of a transfer.
 const ENOUGH: usize = 15;
 
@@ -60,9 +62,9 @@ fn measure(world: &World) -> Graph {
     }
 }
 
-/// A thousand nodes, five seconds after the first came and four after the last.
-fn joined(seed: u64, zone: impl Fn(u32) -> Zone) -> World {
-    let mut world = World::new(NODES, seed, zone);
+/// The graph five seconds after the first node came and four after the last.
+fn joined(nodes: u32, zone: impl Fn(u32) -> Zone) -> World {
+    let mut world = World::new(nodes, 1, zone);
     world.join_all(secs(1));
     world.run_for(secs(5));
     world
@@ -88,7 +90,7 @@ fn kill_three_of_ten(world: &mut World) {
 
 #[test]
 fn a_thousand_joins_in_a_second_make_a_random_graph_and_little_work_for_the_seeder() {
-    let mut world = joined(1, anywhere);
+    let mut world = joined(NODES, anywhere);
     let graph = assert_good(&world);
     assert!(graph.mean <= 36.0, "an announcement goes to each of them: {graph:?}");
     let at_random = graph.mean / f64::from(NODES);
@@ -114,7 +116,8 @@ fn a_thousand_joins_at_one_instant_are_no_worse() {
     assert_good(&world);
     let seeder = world.host(SEEDER).counts;
     println!("{seeder:?}");
-    assert!(seeder.accepted <= 2000 && seeder.connections_max <= 256 + 256, "{seeder:?}");
+    // One more, until it is hung up on.
+    assert!(seeder.accepted <= 2000 && seeder.connections_max <= 256 + 256 + 1, "{seeder:?}");
 }
 
 #[test]
@@ -139,7 +142,7 @@ fn few_nodes_all_know_each_other() {
 
 #[test]
 fn without_the_seeder_and_a_third_of_the_nodes_the_graph_holds_and_mends() {
-    let mut world = joined(1, anywhere);
+    let mut world = joined(NODES, anywhere);
     world.kill(SEEDER);
     kill_three_of_ten(&mut world);
     assert_whole(&world);
@@ -151,7 +154,7 @@ fn without_the_seeder_and_a_third_of_the_nodes_the_graph_holds_and_mends() {
 
 #[test]
 fn nodes_that_cannot_be_dialed_find_neighbours_too() {
-    let mut world = World::new(NODES, 1, anywhere);
+    let mut world = World::new(FEWER_NODES, 1, anywhere);
     for host in world.nodes().filter(|host| host % 10 < 3) {
         world.host_mut(host).is_dialable = false;
     }
@@ -168,7 +171,7 @@ fn nodes_that_cannot_be_dialed_find_neighbours_too() {
 #[test]
 fn most_neighbours_are_of_the_rack_and_some_are_not() {
     let rack = |host: u32| host % 25;
-    let mut world = joined(1, |host| match host {
+    let mut world = joined(NODES, |host| match host {
         SEEDER => Zone::UNKNOWN,
         _ => format!("rack{}", rack(host)).parse().unwrap(),
     });
@@ -195,18 +198,18 @@ fn most_neighbours_are_of_the_rack_and_some_are_not() {
 
 #[test]
 fn small_racks_look_outside() {
-    let mut world = joined(1, |host| format!("rack{}", host / 5).parse().unwrap());
+    let mut world = joined(FEWER_NODES, |host| format!("rack{}", host / 5).parse().unwrap());
     world.run_for(secs(5));
     assert_good(&world);
 }
 
 #[test]
 fn halves_that_were_apart_for_a_minute_grow_together_without_the_seeder() {
-    let mut world = joined(1, anywhere);
+    let mut world = joined(FEWER_NODES, anywhere);
     world.kill(SEEDER);
     world.divide(|host| u8::from(host % 2 == 0));
     world.run_for(secs(60));
-    assert_eq!(world.reached(), NODES as usize / 2, "apart");
+    assert_eq!(world.reached(), FEWER_NODES as usize / 2, "apart");
     assert!(measure(&world).least >= ENOUGH);
     world.divide(|_| 0);
     world.run_for(secs(30));

@@ -6,7 +6,7 @@
 
 mod links;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -21,13 +21,14 @@ use libp2p::{Multiaddr, PeerId};
 use rand::Rng;
 use shoal_proto::exchange::{Bitfield, Event, Message, Output, PeerKey, Receipt, Role};
 use shoal_proto::image::PieceIndex;
+use shoal_proto::neighbourhood::Reason;
 use shoal_proto::time::Time;
 use shoal_proto::wire::{Answer, Frame, Hello, PeerRole, Query};
 use socket2::{Domain, Socket, Type};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use crate::peer::discovery::{Book, NEIGHBOURS_WANTED};
+use crate::peer::discovery::Discovery;
 use crate::peer::link::{FromLink, InflowBudget, Link, ReceivedPiece, Surroundings};
 use crate::peer::serve::Shelves;
 use crate::peer::trades::{TradeRequest, Trades};
@@ -46,12 +47,8 @@ const INPUTS_PER_TURN: usize = 64;
 const INTERFACES_QUIET: Duration = Duration::from_millis(50);
 /// How long a listener may take to tell of its first address.
 const LISTEN_MAX: Duration = Duration::from_secs(3);
-/// How long a new connection may take to say hello.
-const HELLO_MAX: Duration = Duration::from_secs(10);
-/// How often a peer with few neighbours asks them for more.
-const PEERS_WANTED_INTERVAL: Duration = Duration::from_secs(5);
-/// How long a peer that found the house full has to read whom else to ask.
-const FAREWELL: Duration = Duration::from_secs(2);
+/// How often neighbours are asked again which image is meant: they may have learnt it meanwhile.
+const LOOKUP_INTERVAL: Duration = Duration::from_secs(2);
 /// Missing pieces named in a status.
 const WAITING_PIECES_MAX: usize = 3;
 
@@ -74,7 +71,6 @@ pub(super) struct Driver {
     role: PeerRole,
     listen: Vec<SocketAddr>,
     rack: String,
-    bootstrap: BTreeSet<PeerId>,
     directory: Arc<dyn Directory>,
     commands: mpsc::Receiver<Command>,
     replicated: watch::Sender<bool>,
@@ -82,17 +78,17 @@ pub(super) struct Driver {
     from_verifiers: mpsc::Receiver<FromVerifier>,
     around: Surroundings,
     verifiers: Verifiers,
-    book: Book,
+    discovery: Discovery,
     links: BTreeMap<PeerKey, Link>,
     by_peer: BTreeMap<PeerId, PeerKey>,
     next_key: u32,
-    dialing: BTreeSet<PeerId>,
-    farewells: Vec<(Time, PeerKey)>,
     trades: Trades,
     lookups: Vec<Lookup>,
+    /// Peers without room for this one that may still answer a lookup.
+    lingering: Vec<PeerKey>,
     traffic: Traffic,
     trouble: Option<String>,
-    peers_wanted_at: Time,
+    look_up_at: Time,
     origin: Instant,
 }
 
@@ -108,12 +104,12 @@ impl Driver {
         let swarm = transport::build(&config.key, &config.secret)?;
         let (to_driver, from_links) = mpsc::channel(INPUTS_MAX);
         let (verdicts, from_verifiers) = mpsc::channel(INPUTS_MAX);
-        let bootstrap = config.bootstrap.iter().map(|(peer, _)| *peer).collect();
+        let (own, seed) = (*swarm.local_peer_id(), rand::rng().random());
         Ok(Self {
             role: config.role,
+            discovery: Discovery::new(config.role, own, &config.rack, config.bootstrap, seed),
             listen: config.listen,
             rack: config.rack,
-            bootstrap,
             directory,
             commands,
             replicated,
@@ -126,18 +122,16 @@ impl Driver {
                 sent_bytes: Arc::default(),
                 driver: to_driver,
             },
-            book: Book::new(*swarm.local_peer_id(), config.bootstrap, rand::rng().random()),
             swarm,
             links: BTreeMap::new(),
             by_peer: BTreeMap::new(),
             next_key: 0,
-            dialing: BTreeSet::new(),
-            farewells: Vec::new(),
             trades: Trades::default(),
             lookups: Vec::new(),
+            lingering: Vec::new(),
             traffic: Traffic::default(),
             trouble: None,
-            peers_wanted_at: Time::ZERO,
+            look_up_at: Time::ZERO,
             origin: Instant::now(),
         })
     }
@@ -218,17 +212,10 @@ impl Driver {
     }
 
     fn next_timeout(&self) -> Option<Time> {
-        let busy = |peer: &PeerId| self.by_peer.contains_key(peer) || self.dialing.contains(peer);
-        let wanted =
-            (self.links.len() < NEIGHBOURS_WANTED && !self.links.is_empty()).then_some(self.peers_wanted_at);
-        let farewell = self.farewells.iter().map(|(time, _)| *time).min();
-        let dial = self.book.next_dial(self.room(), busy);
+        let graph = self.discovery.graph.poll_timeout();
+        let look_up = (!self.lookups.is_empty() && !self.links.is_empty()).then_some(self.look_up_at);
         let silent = self.links.values().filter_map(Link::confirmation_due).min();
-        [self.trades.next_timeout(), wanted, farewell, dial, silent].into_iter().flatten().min()
-    }
-
-    fn room(&self) -> usize {
-        NEIGHBOURS_WANTED.saturating_sub(self.links.len() + self.dialing.len())
+        [self.trades.next_timeout(), graph, look_up, silent].into_iter().flatten().min()
     }
 
     fn handle_time(&mut self) {
@@ -240,32 +227,41 @@ impl Driver {
                 self.drain(number);
             }
         }
-        let over: Vec<PeerKey> =
-            self.farewells.iter().filter(|(time, _)| *time <= now).map(|(_, key)| *key).collect();
-        self.farewells.retain(|(time, _)| *time > now);
-        over.into_iter().for_each(|key| self.close(key));
         let silent = |link: &&Link| link.confirmation_due().is_some_and(|due| due <= now);
         let silent: Vec<PeerKey> = self.links.values().filter(silent).map(|link| link.key).collect();
         silent
             .into_iter()
             .for_each(|key| self.fault(key, "it takes pieces and never says that they arrived"));
-        self.dial_due(now);
-        if self.peers_wanted_at <= now && self.links.len() < NEIGHBOURS_WANTED {
-            self.peers_wanted_at = now + PEERS_WANTED_INTERVAL;
-            let keys: Vec<PeerKey> = self.links.keys().copied().collect();
-            if !keys.is_empty() {
-                let key = keys[rand::rng().random_range(0..keys.len())];
-                self.send(key, Frame::PeersWanted);
-            }
+        if self.discovery.graph.poll_timeout().is_some_and(|due| due <= now) {
+            self.discovery.graph.handle_timeout(now);
+        }
+        self.drain_graph();
+        if self.lookups.is_empty() {
+            std::mem::take(&mut self.lingering)
+                .into_iter()
+                .for_each(|key| self.hang_up(key, Reason::Refused));
+        }
+        if self.look_up_at <= now {
+            self.look_up_at = now + LOOKUP_INTERVAL;
+            self.ask_all();
+        }
+    }
+
+    /// Asks every neighbour what is to be looked up.
+    fn ask_all(&mut self) {
+        let queries: Vec<Query> = self.lookups.iter().map(|lookup| lookup.query.clone()).collect();
+        let keys: Vec<PeerKey> = self.links.keys().copied().collect();
+        for key in keys {
+            queries.iter().for_each(|query| self.send(key, Frame::Query(query.clone())));
         }
     }
 
     fn handle_command(&mut self, command: Command) {
         match command {
             Command::Lookup { query, accept, reply } => {
-                let keys: Vec<PeerKey> = self.links.keys().copied().collect();
-                keys.into_iter().for_each(|key| self.send(key, Frame::Query(query.clone())));
                 self.lookups.push(Lookup { query, accept, reply });
+                // At once.
+                self.look_up_at = Time::ZERO;
             }
             Command::Trade(request) => {
                 self.start_trade(*request, Role::Node);
@@ -337,7 +333,6 @@ impl Driver {
         };
         if link.begin_trade(number, &trade.list, &trade.parts) {
             trade.exchange.handle_connected(now, key);
-            self.book.connected(&link.peer);
         }
     }
 

@@ -160,8 +160,6 @@ pub(super) struct Link {
     their_lists: TheirLists,
     /// The peer's numbers for the lists it joined.
     joined: BTreeMap<u32, Cid>,
-    /// Whether it is a neighbour, or only told of others.
-    pub(super) welcome: bool,
     /// Our numbers of the trades that this peer was told of.
     told: BTreeSet<u32>,
     /// Our numbers of the trades that both sides joined.
@@ -195,7 +193,6 @@ impl Link {
         connection: ConnectionId,
         remote_ip: Option<IpAddr>,
         we_dialed: bool,
-        welcome: bool,
     ) -> Self {
         let (control, control_out) = mpsc::channel(CONTROL_QUEUE_MAX);
         let (uploads, uploads_out) = mpsc::channel(UPLOADS_PER_LINK_MAX);
@@ -208,7 +205,6 @@ impl Link {
             hello: None,
             their_lists: TheirLists::default(),
             joined: BTreeMap::new(),
-            welcome,
             told: BTreeSet::new(),
             trading: BTreeSet::new(),
             requested: BTreeMap::new(),
@@ -366,7 +362,7 @@ mod tests {
     fn a_peer_that_never_says_that_a_piece_arrived_is_due_and_one_that_does_is_not() {
         let list = Arc::new(PieceList::new(vec![Piece { cid: Cid::of(b"x"), raw_bytes: 1 }]).unwrap());
         let connection = ConnectionId::new_unchecked(1);
-        let mut link = Link::new(PeerKey(1), PeerId::random(), connection, None, true, true);
+        let mut link = Link::new(PeerKey(1), PeerId::random(), connection, None, true);
         assert_eq!(link.confirmation_due(), None);
         let start = Time::ZERO + Duration::from_secs(1000);
         for _ in 0..2 {

@@ -1,11 +1,12 @@
 //! The driver's dealings with connections: who is let in, what they say, whom to dial.
 
 use super::*;
-use crate::peer::discovery::{NEIGHBOURS_MAX_NODE, NEIGHBOURS_MAX_SEEDER};
+use crate::peer::discovery::{self, Places};
 use crate::peer::streams;
 use libp2p::swarm::{ConnectionId, DialError, dial_opts::DialOpts, dial_opts::PeerCondition};
+use shoal_proto::neighbourhood::{self, Greeting};
 use shoal_proto::ticket::HostPort;
-use shoal_proto::wire::{ADDRESSES_PER_PEER_MAX, PeerAddresses};
+use shoal_proto::wire::ADDRESSES_PER_PEER_MAX;
 
 impl Driver {
     pub(super) fn handle_swarm(&mut self, event: SwarmEvent<BehaviourEvent>) {
@@ -22,7 +23,6 @@ impl Driver {
                 }
             }
             SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), error, .. } => {
-                self.dialing.remove(&peer);
                 self.handle_dial_error(peer, &error);
             }
             SwarmEvent::IncomingConnectionError { error, send_back_addr, .. } => {
@@ -47,8 +47,7 @@ impl Driver {
     fn handle_connection(&mut self, peer: PeerId, connection: ConnectionId, endpoint: &ConnectedPoint) {
         let now = self.now();
         let we_dialed = endpoint.is_dialer();
-        self.dialing.remove(&peer);
-        if self.book.is_banned(now, &peer) || !self.prefers(peer, we_dialed) {
+        if !self.prefers(peer, we_dialed) {
             self.swarm.close_connection(connection);
             return;
         }
@@ -56,27 +55,21 @@ impl Driver {
             self.swarm.close_connection(self.links[&old].connection);
             self.forget_link(old);
         }
-        let full = match self.role {
-            PeerRole::Seeder => NEIGHBOURS_MAX_SEEDER,
-            PeerRole::Node => NEIGHBOURS_MAX_NODE,
-        };
-        let welcome = self.links.len() < full;
         let key = PeerKey(self.next_key);
         self.next_key += 1;
         let remote_ip = socket_address(endpoint.get_remote_address()).map(|address| address.ip());
-        self.links.insert(key, Link::new(key, peer, connection, remote_ip, we_dialed, welcome));
+        self.links.insert(key, Link::new(key, peer, connection, remote_ip, we_dialed));
         self.by_peer.insert(peer, key);
-        self.farewells.push((now + if welcome { HELLO_MAX } else { FAREWELL }, key));
+        self.discovery.graph.handle_connected(now, peer, we_dialed);
         let mut ports: Vec<u16> = self.listen.iter().map(SocketAddr::port).collect();
         ports.sort_unstable();
         ports.dedup();
         ports.truncate(ADDRESSES_PER_PEER_MAX);
         self.send(key, Frame::Hello(Hello { role: self.role, ports, rack: self.rack.clone() }));
+        let welcome = self.discovery.graph.is_welcome(peer);
         tracing::debug!(%peer, we_dialed, welcome, "connected");
         if !welcome {
-            let peers = self.book.tell(now, &peer, |other| self.by_peer.contains_key(other));
-            self.send(key, Frame::Peers(peers));
-            return;
+            return self.drain_graph();
         }
         // A seeder of many images answers joins, and does not list all that it ever traded.
         if self.role == PeerRole::Node {
@@ -84,6 +77,7 @@ impl Driver {
         }
         let queries: Vec<Query> = self.lookups.iter().map(|lookup| lookup.query.clone()).collect();
         queries.into_iter().for_each(|query| self.send(key, Frame::Query(query)));
+        self.drain_graph();
     }
 
     /// Whether a new connection with `peer` is the one to keep. Of two connections that cross, both sides keep the
@@ -132,8 +126,9 @@ impl Driver {
                 }
             }
             FromLink::Resolved { peer, addresses, failures } if addresses.is_empty() => {
-                self.dialing.remove(&peer);
+                let now = self.now();
                 self.trouble = Some(format!("cannot resolve {}", failures.join("; ")));
+                self.discovery.graph.handle_dial_failed(now, peer);
             }
             FromLink::Resolved { peer, addresses, .. } => self.dial(peer, addresses),
             FromLink::Ended { peer, why, fault: true } => self.fault(peer, &why),
@@ -148,17 +143,24 @@ impl Driver {
 
     fn handle_frame(&mut self, key: PeerKey, frame: Frame) {
         let Some(link) = self.links.get(&key) else { return };
-        let greeted = link.hello.is_some();
+        let (peer, greeted) = (link.peer, link.hello.is_some());
         if matches!(frame, Frame::Hello(_)) == greeted {
             return self.fault(key, "its first frame was not a hello, or a later one was");
         }
         let now = self.now();
         match frame {
             Frame::Hello(hello) => self.handle_hello(key, hello),
-            Frame::PeersWanted => self.tell_peers(key),
+            Frame::PeersWanted => {
+                self.discovery.graph.handle_peers_wanted(now, peer);
+                self.drain_graph();
+            }
             Frame::Peers(peers) => {
-                peers.into_iter().for_each(|peer| self.book.learn(peer));
-                self.dial_due(now);
+                self.discovery.graph.handle_told(now, discovery::contacts(peers));
+                self.drain_graph();
+            }
+            Frame::Refused(peers) => {
+                self.discovery.graph.handle_refused(now, peer, discovery::contacts(peers));
+                self.drain_graph();
             }
             Frame::Query(query) => {
                 let none = Answer { query: query.clone(), name: None, root: None };
@@ -198,26 +200,56 @@ impl Driver {
     }
 
     fn handle_hello(&mut self, key: PeerKey, hello: Hello) {
+        let now = self.now();
         let link = self.links.get_mut(&key).expect("checked by the caller");
-        if let Some(ip) = link.remote_ip {
-            let addresses = hello.ports.iter().map(|port| SocketAddr::new(ip, *port)).collect();
-            self.book.learn(PeerAddresses { id: link.peer, addresses, rack: hello.rack.clone() });
-        }
-        tracing::info!(peer = %link.peer, role = ?hello.role, rack = hello.rack, "joined a neighbour");
+        let peer = link.peer;
+        let addresses = link
+            .remote_ip
+            .map_or_else(Vec::new, |ip| hello.ports.iter().map(|port| SocketAddr::new(ip, *port)).collect());
+        let seeder = hello.role == PeerRole::Seeder;
+        let greeting = Greeting { addresses, zone: discovery::zone(&hello.rack), seeder };
+        tracing::info!(%peer, role = ?hello.role, rack = hello.rack, "met a peer");
         link.hello = Some(hello);
-        if link.welcome {
-            self.farewells.retain(|(_, waiting)| *waiting != key);
-        }
+        self.discovery.graph.handle_hello(now, peer, greeting);
         self.trouble = None;
-        self.tell_peers(key);
+        self.drain_graph();
     }
 
-    fn tell_peers(&mut self, key: PeerKey) {
-        let now = self.now();
-        let Some(peer) = self.links.get(&key).map(|link| link.peer) else { return };
-        let peers = self.book.tell(now, &peer, |other| self.by_peer.contains_key(other));
-        if !peers.is_empty() {
-            self.send(key, Frame::Peers(peers));
+    /// Carries out what the neighbourhood wants.
+    pub(super) fn drain_graph(&mut self) {
+        while let Some(output) = self.discovery.graph.poll_output() {
+            match output {
+                neighbourhood::Output::Dial { peer, addresses } => self.find_and_dial(peer, addresses),
+                neighbourhood::Output::Tell { to, peers } => {
+                    self.send_to(to, Frame::Peers(discovery::peer_addresses(peers)));
+                }
+                neighbourhood::Output::Ask { peer } => self.send_to(peer, Frame::PeersWanted),
+                neighbourhood::Output::Refuse { peer, peers } => {
+                    self.send_to(peer, Frame::Refused(discovery::peer_addresses(peers)));
+                }
+                neighbourhood::Output::Disconnect { peer, reason } => {
+                    let Some(key) = self.by_peer.get(&peer).copied() else { continue };
+                    if reason == Reason::Refused && !self.lookups.is_empty() {
+                        // Its answer is on its way; it hangs up itself, a little later.
+                        self.lingering.push(key);
+                    } else {
+                        self.hang_up(key, reason);
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn hang_up(&mut self, key: PeerKey, reason: Reason) {
+        if let Some(link) = self.links.get(&key) {
+            self.swarm.close_connection(link.connection);
+            self.forget(key, &reason.to_string());
+        }
+    }
+
+    fn send_to(&mut self, peer: PeerId, frame: Frame) {
+        if let Some(key) = self.by_peer.get(&peer).copied() {
+            self.send(key, frame);
         }
     }
 
@@ -226,7 +258,7 @@ impl Driver {
         let link = &self.links[&key];
         if answer.root.is_none() {
             // A node may not have heard of it; the seeder of the ticket knows what there is.
-            if self.bootstrap.contains(&link.peer) && link.is_seeder() {
+            if self.discovery.is_bootstrap(&link.peer) && link.is_seeder() {
                 let lookup = self.lookups.swap_remove(at);
                 let _ = lookup.reply.send(Err(LookupError::Unknown(lookup.query)));
             }
@@ -237,7 +269,7 @@ impl Driver {
                 let lookup = self.lookups.swap_remove(at);
                 let _ = lookup.reply.send(Ok(answer));
             }
-            Err(why) if self.bootstrap.contains(&link.peer) => {
+            Err(why) if self.discovery.is_bootstrap(&link.peer) => {
                 let lookup = self.lookups.swap_remove(at);
                 let _ = lookup.reply.send(Err(LookupError::NotBelieved(why)));
             }
@@ -248,6 +280,9 @@ impl Driver {
     fn handle_join(&mut self, key: PeerKey, exchange: u32, list: shoal_proto::cid::Cid) {
         let now = self.now();
         let link = self.links.get_mut(&key).expect("checked by the caller");
+        if !self.discovery.graph.is_welcome(link.peer) {
+            return;
+        }
         if let Err(why) = link.note_join(exchange, list) {
             return self.fault(key, why);
         }
@@ -316,16 +351,9 @@ impl Driver {
         let Some(link) = self.links.get(&key) else { return };
         let (peer, connection) = (link.peer, link.connection);
         tracing::warn!(%peer, why, "a peer broke the protocol and is shunned");
-        self.book.ban(now, peer);
+        self.discovery.graph.handle_fault(now, peer);
         self.swarm.close_connection(connection);
         self.forget_link(key);
-    }
-
-    pub(super) fn close(&mut self, key: PeerKey) {
-        if let Some(link) = self.links.get(&key) {
-            self.swarm.close_connection(link.connection);
-            self.forget(key, "it said no hello, or there are neighbours enough");
-        }
     }
 
     fn forget(&mut self, key: PeerKey, why: &str) {
@@ -339,7 +367,7 @@ impl Driver {
         let now = self.now();
         let Some(link) = self.links.remove(&key) else { return };
         self.by_peer.remove(&link.peer);
-        self.farewells.retain(|(_, waiting)| *waiting != key);
+        self.discovery.graph.handle_disconnected(now, link.peer);
         for number in self.trades.numbers() {
             if link.trades(number) {
                 let Some(trade) = self.trades.get_mut(number) else { continue };
@@ -350,24 +378,12 @@ impl Driver {
         self.tell_replicated();
     }
 
-    pub(super) fn dial_due(&mut self, now: Time) {
-        let room = self.room();
-        let busy = |peer: &PeerId| self.by_peer.contains_key(peer) || self.dialing.contains(peer);
-        for dial in self.book.dials(now, room, busy) {
-            self.dialing.insert(dial.peer);
-            let told = dial.addresses.into_iter();
-            let literal = dial
-                .names
-                .iter()
-                .filter_map(|name| Some(SocketAddr::new(name.host.parse().ok()?, name.port)));
-            let addresses: Vec<SocketAddr> = told.chain(literal).collect();
-            let unresolved: Vec<HostPort> =
-                dial.names.iter().filter(|name| name.host.parse::<IpAddr>().is_err()).cloned().collect();
-            if unresolved.is_empty() {
-                self.dial(dial.peer, addresses);
-            } else {
-                tokio::spawn(resolve(dial.peer, unresolved, addresses, self.around.driver.clone()));
-            }
+    fn find_and_dial(&mut self, peer: PeerId, addresses: Vec<SocketAddr>) {
+        let Places { addresses, names } = self.discovery.places(&peer, addresses);
+        if names.is_empty() {
+            self.dial(peer, addresses);
+        } else {
+            tokio::spawn(resolve(peer, names, addresses, self.around.driver.clone()));
         }
     }
 
@@ -380,13 +396,13 @@ impl Driver {
             .addresses(addresses.collect())
             .build();
         if let Err(error) = self.swarm.dial(options) {
-            self.dialing.remove(&peer);
             self.handle_dial_error(peer, &error);
         }
     }
 
     fn handle_dial_error(&mut self, peer: PeerId, error: &DialError) {
-        if !self.bootstrap.contains(&peer) {
+        self.discovery.graph.handle_dial_failed(self.now(), peer);
+        if !self.discovery.is_bootstrap(&peer) {
             tracing::debug!(%peer, %error, "cannot reach a peer");
             return;
         }
@@ -409,7 +425,7 @@ impl Driver {
     }
 }
 
-/// Looks names up, at every dial, because addresses change.
+/// Looks names up for a dial.
 async fn resolve(
     peer: PeerId,
     names: Vec<HostPort>,
