@@ -16,7 +16,7 @@ use shoal_proto::wire::{Answer, PeerRole, Query};
 use crate::block::EncodedBlock;
 use crate::manifest::{self, load_manifest, save_manifest};
 use crate::peer::{
-    self, BlockSource, BoxError, Directory, ListKind, LookupError, Offer, Peer, PeerConfig, StoreOnly,
+    self, BlockSource, BoxError, Directory, Limits, ListKind, LookupError, Offer, Peer, PeerConfig, StoreOnly,
 };
 use crate::progress::{Meter, Monitor, Stage};
 use crate::state::{self, TargetState};
@@ -38,6 +38,7 @@ pub struct JoinOptions {
     pub store: Option<PathBuf>,
     pub listen: Vec<SocketAddr>,
     pub rack: String,
+    pub limits: Limits,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -82,7 +83,7 @@ impl Membership {
         target: &TargetState,
         started: Instant,
     ) -> Result<Self, Error> {
-        let JoinOptions { ticket, store, listen, rack } = options;
+        let JoinOptions { ticket, store, listen, rack, limits } = options;
         let own_store = store.is_none().then(|| target.store_dir());
         let store_dir = store.as_ref().or(own_store.as_ref()).expect("one of the two");
         let store = Arc::new(Store::open(store_dir)?);
@@ -94,6 +95,7 @@ impl Membership {
             listen,
             rack,
             bootstrap: vec![(ticket.seeder, ticket.addresses)],
+            limits,
         };
         let blocks = Arc::new(NodeBlocks { store: store.clone(), tree: OnceLock::new() });
         let peer = Peer::start(config, store.clone(), blocks.clone(), known.clone()).await?;

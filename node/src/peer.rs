@@ -12,6 +12,7 @@ mod codec;
 mod discovery;
 mod driver;
 mod handle;
+mod limits;
 mod link;
 mod parts;
 mod serve;
@@ -28,6 +29,7 @@ use std::sync::Arc;
 pub use handle::{Peer, TradeHandle};
 pub use libp2p::PeerId;
 pub use libp2p::identity::Keypair;
+pub use limits::Limits;
 use shoal_proto::cid::Cid;
 use shoal_proto::image::{PieceIndex, PieceList};
 use shoal_proto::ticket::{HostPort, SwarmSecret};
@@ -53,6 +55,7 @@ pub struct PeerConfig {
     pub rack: String,
     /// Peers to find the swarm by.
     pub bootstrap: Vec<(PeerId, Vec<HostPort>)>,
+    pub limits: Limits,
 }
 
 /// What this peer can tell others about images. Asked in the driver task: must answer from memory.

@@ -17,7 +17,7 @@ use std::time::Duration;
 use member::{Collected, Member, Shelf, image, within};
 use shoal_node::block::EncodedBlock;
 use shoal_node::peer::{
-    BoxError, Error, Keypair, LookupError, Peer, PeerConfig, PeerId, PeerRole, PieceSink, StoreOnly,
+    BoxError, Error, Keypair, Limits, LookupError, Peer, PeerConfig, PeerId, PeerRole, PieceSink, StoreOnly,
 };
 use shoal_node::store::Store;
 use shoal_proto::image::PieceIndex;
@@ -165,6 +165,7 @@ async fn a_port_in_use_is_named() {
         listen: first.peer.addresses().to_vec(),
         rack: String::new(),
         bootstrap: Vec::<(PeerId, Vec<HostPort>)>::new(),
+        limits: Limits::default(),
     };
     let error =
         Peer::start(config, store.clone(), store, Arc::new(Shelf(None))).await.unwrap_err().to_string();

@@ -80,6 +80,8 @@ pub struct Exchange {
     fetches: Fetches,
     haves: Haves,
     racks: Racks,
+    /// This exchange's share of the node's uploads in hand.
+    upload_share: usize,
     /// Present in a seeder, which never fetches.
     seeding: Option<SuperSeeding>,
     /// Request to last byte, of downloads and of uploads.
@@ -112,6 +114,7 @@ impl Exchange {
         let seeding = (role == Role::Seeder)
             .then(|| SuperSeeding::new(&held, rng.random_range(0..pieces.len().max(1))));
         Self {
+            upload_share: config.uploads_in_hand,
             config,
             neighbours: Neighbours::new(pieces.len()),
             fetches: Fetches::new(pieces.len()),
@@ -284,6 +287,23 @@ impl Exchange {
         }
         self.refill(now);
         self.plan_timeout(now);
+    }
+
+    /// How many uploads this exchange may have in hand from now on, where the node's uplink serves others too: at
+    /// least one, at most what the configuration says. What is in hand already is finished.
+    pub fn handle_upload_share(&mut self, now: Time, uploads: usize) {
+        let share = uploads.clamp(1, self.config.uploads_in_hand.max(1));
+        if std::mem::replace(&mut self.upload_share, share) < share {
+            self.refill(now);
+            self.plan_timeout(now);
+        }
+    }
+
+    /// Whether an upload is under way, or a neighbour lacks something held here. Walks the neighbours.
+    pub fn wants_uploads(&self) -> bool {
+        let wants =
+            |peer: &neighbours::Peer| peer.upload != Upload::Idle || (peer.lacking > 0 && !peer.seeder);
+        self.neighbours.all().iter().any(wants)
     }
 
     pub fn poll_output(&mut self) -> Option<Output> {

@@ -12,6 +12,7 @@ pub mod cid;
 pub mod exchange;
 pub mod image;
 pub mod neighbourhood;
+pub mod rate;
 pub mod signing;
 pub mod ticket;
 pub mod time;

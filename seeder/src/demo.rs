@@ -10,6 +10,7 @@ use indicatif::HumanBytes;
 use serde::Serialize;
 use shoal_node::install::{InstallOptions, InstallReport, Installed, install};
 use shoal_node::join::JoinOptions;
+use shoal_node::peer::Limits;
 use shoal_node::progress::Unwatched;
 use shoal_node::store::Store;
 use shoal_node::tree::verify::Drift;
@@ -73,7 +74,7 @@ pub async fn demo(dir: Option<PathBuf>, nodes: usize) -> anyhow::Result<DemoRepo
         published.report.elapsed_s,
     );
     let listen = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))];
-    let serving = serve(home.clone(), store, catalog, listen).await?;
+    let serving = serve(home.clone(), store, catalog, listen, Limits::default()).await?;
     let ticket = home.ticket(serving.addresses.clone(), Some(name));
 
     let installs: Vec<_> = (1..=nodes)
@@ -117,6 +118,7 @@ async fn install_one(dir: PathBuf, ticket: Ticket) -> anyhow::Result<(PathBuf, I
             store: None,
             listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))],
             rack: String::new(),
+            limits: Limits::default(),
         },
         image: None,
         target,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use shoal_node::peer::{self, Directory, ListKind, Offer, Peer, PeerConfig, PeerRole};
+use shoal_node::peer::{self, Directory, Limits, ListKind, Offer, Peer, PeerConfig, PeerRole};
 use shoal_node::store::Store;
 use shoal_node::tree::capture::CaptureProgress;
 use shoal_proto::cid::Cid;
@@ -60,6 +60,7 @@ pub async fn serve(
     store: Arc<Store>,
     catalog: Catalog,
     listen: Vec<SocketAddr>,
+    limits: Limits,
 ) -> Result<Serving, Error> {
     let lists = Lists::open(&home).map_err(Error::Lists)?;
     let shelf = Arc::new(Shelf::default());
@@ -73,6 +74,7 @@ pub async fn serve(
         listen,
         rack: String::new(),
         bootstrap: Vec::new(),
+        limits,
     };
     let peer = Peer::start(config, store.clone(), store.clone(), shelf.clone()).await?;
     let addresses = reachable(peer.addresses());

@@ -8,6 +8,8 @@ use anyhow::Context;
 use clap::Args;
 use shoal_node::exit::{Usage, interrupted};
 use shoal_node::join::JoinOptions;
+use shoal_node::peer::Limits;
+use shoal_proto::rate::Rate;
 use shoal_proto::ticket::Ticket;
 
 #[derive(Debug, Args)]
@@ -30,6 +32,15 @@ pub(crate) struct Member {
     /// Say where this machine stands, to trade inside its rack first
     #[arg(long, value_name = "LABEL", default_value = "")]
     rack: String,
+    /// Send no more than this to all peers together, such as 50mbit or 10MB/s
+    #[arg(long, value_name = "RATE")]
+    limit_up: Option<Rate>,
+    /// Send no more than this to any one peer
+    #[arg(long, value_name = "RATE")]
+    limit_up_per_peer: Option<Rate>,
+    /// Take no more than this from all peers together
+    #[arg(long, value_name = "RATE")]
+    limit_down: Option<Rate>,
 }
 
 impl Join {
@@ -40,8 +51,9 @@ impl Join {
 
 impl Member {
     pub(crate) fn options(self, ticket: &str) -> anyhow::Result<JoinOptions> {
-        let Self { store, listen, rack } = self;
-        Ok(JoinOptions { ticket: read_ticket(ticket)?, store, listen, rack })
+        let Self { store, listen, rack, limit_up, limit_up_per_peer, limit_down } = self;
+        let limits = Limits { up: limit_up, up_per_peer: limit_up_per_peer, down: limit_down };
+        Ok(JoinOptions { ticket: read_ticket(ticket)?, store, listen, rack, limits })
     }
 }
 

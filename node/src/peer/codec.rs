@@ -6,10 +6,9 @@ use std::time::Duration;
 use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use shoal_proto::wire::{BULK_HEADER_BYTES, BulkHeader, DecodeError, FRAME_BYTES_MAX, Frame};
 
+use crate::peer::limits::Pace;
 use crate::peer::serve::Delivery;
 
-/// Bytes of payload written or read in one call: four Yamux frames.
-const SLICE_BYTES: usize = 64 << 10;
 /// Bytes of payload between two reports of progress.
 const PROGRESS_BYTES: usize = 256 << 10;
 /// How long that many bytes may take: a peer that dribbles holds a share of the inflow budget.
@@ -106,6 +105,7 @@ pub(super) async fn read_bulk_header<R: AsyncRead + Unpin>(
 pub(super) async fn read_payload<R: AsyncRead + Unpin>(
     stream: &mut R,
     bytes: usize,
+    pace: &Pace,
     mut progress: impl FnMut(),
 ) -> Result<Vec<u8>, StreamError> {
     let mut payload = vec![0; bytes];
@@ -113,8 +113,13 @@ pub(super) async fn read_payload<R: AsyncRead + Unpin>(
         if at > 0 {
             progress();
         }
-        let read = tokio::time::timeout(SILENCE_MAX, stream.read_exact(part)).await;
-        read.map_err(|_| StreamError::Stalled)??;
+        let at_once = if pace.is_free() { PROGRESS_BYTES } else { pace.slice_bytes() };
+        for slice in part.chunks_mut(at_once) {
+            // What waits here waits in the window of its stream, and then at the other end.
+            pace.pass(slice.len()).await;
+            let read = tokio::time::timeout(SILENCE_MAX, stream.read_exact(slice)).await;
+            read.map_err(|_| StreamError::Stalled)??;
+        }
     }
     Ok(payload)
 }
@@ -124,13 +129,15 @@ pub(super) async fn write_piece<W: AsyncWrite + Unpin>(
     exchange: u32,
     piece: u32,
     delivery: &Delivery,
+    pace: &Pace,
 ) -> Result<(), StreamError> {
     let payload = delivery.payload();
     let payload_bytes = u32::try_from(payload.len()).expect("a payload fits its bound");
     let (encoding, part) = (delivery.encoding().code(), delivery.part_number());
     let header = BulkHeader { exchange, piece, encoding, part, payload_bytes };
     stream.write_all(&header.to_bytes()).await?;
-    for slice in payload.chunks(SLICE_BYTES) {
+    for slice in payload.chunks(pace.slice_bytes()) {
+        pace.pass(slice.len()).await;
         stream.write_all(slice).await?;
     }
     stream.flush().await?;

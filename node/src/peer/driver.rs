@@ -29,6 +29,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::peer::discovery::Discovery;
+use crate::peer::limits::Pace;
 use crate::peer::link::{FromLink, InflowBudget, Link, ReceivedPiece, Surroundings};
 use crate::peer::serve::Shelves;
 use crate::peer::trades::{TradeRequest, Trades};
@@ -119,6 +120,9 @@ impl Driver {
             around: Surroundings {
                 shelves: Shelves::new(source, store),
                 inflow: InflowBudget::new(),
+                limits: config.limits,
+                up: Pace::limited(config.limits.up),
+                down: Pace::limited(config.limits.down),
                 sent_bytes: Arc::default(),
                 driver: to_driver,
             },
@@ -126,7 +130,7 @@ impl Driver {
             links: BTreeMap::new(),
             by_peer: BTreeMap::new(),
             next_key: 0,
-            trades: Trades::default(),
+            trades: Trades::new(config.limits.up),
             lookups: Vec::new(),
             lingering: Vec::new(),
             traffic: Traffic::default(),
@@ -220,6 +224,9 @@ impl Driver {
 
     fn handle_time(&mut self) {
         let now = self.now();
+        for number in self.trades.share_uplink(now) {
+            self.drain(number);
+        }
         for number in self.trades.numbers() {
             let Some(trade) = self.trades.get_mut(number) else { continue };
             if trade.exchange.poll_timeout().is_some_and(|due| due <= now) {

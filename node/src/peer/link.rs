@@ -26,6 +26,7 @@ use tokio::task::AbortHandle;
 
 use crate::block::{EncodedBlock, EncodedPart, Encoding, payload_bytes_max};
 use crate::peer::codec::{self, FrameReader, StreamError};
+use crate::peer::limits::{Limits, Pace};
 use crate::peer::parts::Parts;
 use crate::peer::serve::{Delivery, Shelves};
 use crate::peer::streams::{Lane, Opened};
@@ -181,6 +182,10 @@ pub(super) struct Link {
 pub(super) struct Surroundings {
     pub(super) shelves: Shelves,
     pub(super) inflow: InflowBudget,
+    pub(super) limits: Limits,
+    /// What pieces keep to on their way out, on all connections together, and on their way in.
+    pub(super) up: Pace,
+    pub(super) down: Pace,
     /// Bytes of pieces written to all peers.
     pub(super) sent_bytes: Arc<AtomicU64>,
     pub(super) driver: mpsc::Sender<FromLink>,

@@ -63,6 +63,7 @@ async fn start(
         listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))],
         rack: String::new(),
         bootstrap: bootstrap.into_iter().collect(),
+        limits: Limits::default(),
     };
     let source = source(&store);
     (Peer::start(config, store.clone(), source, Arc::new(Nothing)).await.unwrap(), store, dir)

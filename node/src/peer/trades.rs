@@ -7,6 +7,7 @@ use std::time::Duration;
 use shoal_proto::cid::Cid;
 use shoal_proto::exchange::{Bitfield, Config, Exchange, Message, Role};
 use shoal_proto::image::{PieceIndex, PieceList};
+use shoal_proto::rate::Rate;
 use shoal_proto::time::Time;
 use shoal_proto::wire::{Part, TradeFrame};
 use tokio::sync::oneshot;
@@ -38,14 +39,52 @@ pub(super) struct Trade {
     done: Option<oneshot::Sender<Result<(), Error>>>,
 }
 
+/// Uploads in hand of a peer, on all connections and in all exchanges: at most, and where a limit makes them few.
+const UPLOADS_MAX: usize = 8;
+const UPLOADS_MIN: usize = 2;
+/// How often the uploads in hand are shared out anew among the exchanges.
+const SHARE_INTERVAL: Duration = Duration::from_millis(100);
+/// Where the uplink is limited, no more uploads are in hand than it takes this long to send.
+const IN_HAND: Duration = Duration::from_secs(2);
+/// The bytes of a usual piece.
+const PIECE_BYTES: u64 = 1 << 20;
+
 /// All trades of a peer, by the number that it calls them by on every connection.
-#[derive(Default)]
 pub(super) struct Trades {
     running: BTreeMap<u32, Trade>,
     by_list: BTreeMap<Cid, u32>,
+    /// Uploads in hand of all exchanges together, as far as one for each of them allows.
+    uploads_max: usize,
+    share_at: Time,
 }
 
 impl Trades {
+    /// Trades over an uplink of this rate; `None` when nothing limits it.
+    pub(super) fn new(up: Option<Rate>) -> Self {
+        let uploads_max = up.map_or(UPLOADS_MAX, |rate| {
+            let in_time = rate.bytes_per_s() * IN_HAND.as_secs() / PIECE_BYTES;
+            usize::try_from(in_time).unwrap_or(UPLOADS_MAX).clamp(UPLOADS_MIN, UPLOADS_MAX)
+        });
+        Self { running: BTreeMap::new(), by_list: BTreeMap::new(), uploads_max, share_at: Time::ZERO }
+    }
+
+    /// Shares the uploads in hand out among the exchanges that have something to give, when it is time to; returns
+    /// those that may have something to say.
+    pub(super) fn share_uplink(&mut self, now: Time) -> Vec<u32> {
+        if now < self.share_at {
+            return Vec::new();
+        }
+        self.share_at = now + SHARE_INTERVAL;
+        let wanting: Vec<bool> = self.running.values().map(|trade| trade.exchange.wants_uploads()).collect();
+        let busy = wanting.iter().filter(|wants| **wants).count();
+        for (trade, wants) in self.running.values_mut().zip(wanting) {
+            // One that begins to want some takes them from the others as they finish theirs.
+            let sharing = busy + usize::from(!wants);
+            trade.exchange.handle_upload_share(now, self.uploads_max / sharing);
+        }
+        self.numbers()
+    }
+
     /// Starts a trade and returns its number; a list that is traded already keeps its trade, and `request.done` is
     /// told when that one completes.
     pub(super) fn start(&mut self, request: TradeRequest, role: Role, seed: u64) -> u32 {
@@ -59,6 +98,7 @@ impl Trades {
         }
         let number = u32::try_from(self.running.len()).expect("a peer trades few lists");
         let exchange = Exchange::new(tuning(), role, list.clone(), held, seed).without(unwanted);
+        self.share_at = Time::ZERO;
         let (parts, whole) = (Parts::default(), BTreeSet::new());
         let mut trade = Trade { list, kind, exchange, sink, parts, whole, unsunk: 0, done: Some(done) };
         trade.check_done();
@@ -84,7 +124,10 @@ impl Trades {
     }
 
     pub(super) fn next_timeout(&self) -> Option<Time> {
-        self.running.values().filter_map(|trade| trade.exchange.poll_timeout()).min()
+        let exchanges = self.running.values().filter_map(|trade| trade.exchange.poll_timeout()).min();
+        // While they have nothing to wait for they have nothing to share.
+        let share = (self.running.len() > 1 && exchanges.is_some()).then_some(self.share_at);
+        [exchanges, share].into_iter().flatten().min()
     }
 
     /// Whether every content list that is traded has another holder for each of its pieces.
@@ -161,7 +204,7 @@ impl Trade {
 /// younger than two seconds is fetched twice either.
 fn tuning() -> Config {
     Config {
-        uploads_in_hand: 8,
+        uploads_in_hand: UPLOADS_MAX,
         fetches_coming: 10,
         endgame_percent: 4000,
         endgame_min: Duration::from_secs(2),

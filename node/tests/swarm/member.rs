@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use shoal_node::block::EncodedBlock;
 use shoal_node::peer::{
-    BlockSource, BoxError, Directory, Keypair, ListKind, Offer, Peer, PeerConfig, PeerRole, PieceSink,
-    TradeHandle, TradeStatus,
+    BlockSource, BoxError, Directory, Keypair, Limits, ListKind, Offer, Peer, PeerConfig, PeerRole,
+    PieceSink, TradeHandle, TradeStatus,
 };
 use shoal_node::store::Store;
 use shoal_proto::cid::Cid;
@@ -71,6 +71,7 @@ impl Member {
             listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))],
             rack: String::new(),
             bootstrap: bootstrap.iter().map(|other| (other.peer.id(), other.addresses())).collect(),
+            limits: Limits::default(),
         };
         let peer = Peer::start(config, store.clone(), source(store.clone()), Arc::new(shelf)).await.unwrap();
         Self { peer, store, _dir: dir }

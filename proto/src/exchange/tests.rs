@@ -2,6 +2,7 @@
 //! neighbours, in `swarm` many exchanges.
 
 mod seeding;
+mod share;
 mod swarm;
 mod unwanted;
 

@@ -7,7 +7,9 @@ use std::time::Duration;
 use clap::Args;
 use indicatif::HumanBytes;
 use shoal_node::exit::{Exit, interrupted};
+use shoal_node::peer::Limits;
 use shoal_node::store::Store;
+use shoal_proto::rate::Rate;
 use shoal_seeder::catalog::Catalog;
 use shoal_seeder::control::answer_requests;
 use shoal_seeder::serve::serve;
@@ -25,6 +27,12 @@ pub(crate) struct Serve {
     /// Leave once every piece of what was asked for is held by some node too
     #[arg(long)]
     exit_when_replicated: bool,
+    /// Send no more than this to all nodes together, such as 50mbit or 10MB/s
+    #[arg(long, value_name = "RATE")]
+    limit_up: Option<Rate>,
+    /// Send no more than this to any one node
+    #[arg(long, value_name = "RATE")]
+    limit_up_per_peer: Option<Rate>,
 }
 
 impl Serve {
@@ -34,12 +42,13 @@ impl Serve {
         let catalog = Catalog::open(&home)?;
         let store = Arc::new(Store::open(&home.store_dir())?);
         let runtime = runtime()?;
+        let limits = Limits { up: self.limit_up, up_per_peer: self.limit_up_per_peer, down: None };
         let exit = runtime.block_on(async {
             let images: Vec<(String, u64)> = catalog
                 .images()
                 .map(|image| (image.name.name.to_string(), image.facts.compressed_bytes))
                 .collect();
-            let serving = serve(home.clone(), store, catalog, self.listen).await?;
+            let serving = serve(home.clone(), store, catalog, self.listen, limits).await?;
             let ticket = home.ticket(serving.addresses.clone(), None).to_string();
             if common.json {
                 let addresses: Vec<String> = serving.addresses.iter().map(ToString::to_string).collect();

@@ -44,12 +44,13 @@ pub(super) async fn write_bulk(
     mut uploads: mpsc::Receiver<Upload>,
     around: Surroundings,
 ) -> Result<(), StreamError> {
+    let pace = around.up.clone().and(around.limits.up_per_peer);
     while let Some(upload) = uploads.recv().await {
         let Upload { exchange, piece, ref list, .. } = upload;
         let cid = list.piece(piece).cid;
         let unsent = match read(&upload, cid, &around).await {
             Some(Ok(delivery)) => {
-                codec::write_piece(&mut stream, exchange, piece.get(), &delivery).await?;
+                codec::write_piece(&mut stream, exchange, piece.get(), &delivery, &pace).await?;
                 around.sent_bytes.fetch_add(delivery.payload().len() as u64, Ordering::Relaxed);
                 continue;
             }
@@ -106,7 +107,7 @@ pub(super) async fn read_bulk(
             return Err(wrong("longer than its raw length allows"));
         }
         let permit = around.inflow.reserve(bytes).await;
-        let payload = codec::read_payload(&mut stream, bytes, || {
+        let payload = codec::read_payload(&mut stream, bytes, &around.down, || {
             let progress = FromLink::Progress { from: key, exchange: header.exchange, piece: header.piece };
             // Only a hint: a full queue means that the driver hears from this link soon anyway.
             let _ = around.driver.try_send(progress);

@@ -14,6 +14,7 @@ use shoal_proto::wire::{BulkHeader, Frame, Hello, Part, PeerRole, TradeFrame};
 use tokio::task::AbortHandle;
 
 use crate::peer::codec::{self, FrameReader};
+use crate::peer::limits::Pace;
 use crate::peer::serve::Delivery;
 use crate::peer::streams::{Lane, Opened};
 use crate::peer::transport::{self, BehaviourEvent};
@@ -128,7 +129,7 @@ impl Stranger {
 
     pub(super) async fn send(&mut self, piece: PieceIndex, delivery: &Delivery) {
         // The peer may hang up on the header.
-        let _ = codec::write_piece(&mut self.sends, EXCHANGE, piece.get(), delivery).await;
+        let _ = codec::write_piece(&mut self.sends, EXCHANGE, piece.get(), delivery, &Pace::free()).await;
     }
 
     /// The next piece that the peer sends: its header and its payload.
@@ -136,7 +137,7 @@ impl Stranger {
         let got = async {
             let header = codec::read_bulk_header(&mut self.gets).await.unwrap();
             let bytes = header.payload_bytes as usize;
-            (header, codec::read_payload(&mut self.gets, bytes, || {}).await.unwrap())
+            (header, codec::read_payload(&mut self.gets, bytes, &Pace::free(), || {}).await.unwrap())
         };
         within(got).await
     }
