@@ -5,6 +5,9 @@
 #[path = "swarm/member.rs"]
 mod member;
 
+#[path = "swarm/limits.rs"]
+mod limits;
+
 #[path = "swarm/loss.rs"]
 mod loss;
 

@@ -59,6 +59,29 @@ impl Member {
         bootstrap: &[&Self],
         source: impl FnOnce(Arc<Store>) -> Arc<S>,
     ) -> Self {
+        let limits = Limits::default();
+        Self::launch(role, secret, shelf, blocks, bootstrap, limits, source).await
+    }
+
+    /// A node that keeps to limits.
+    pub(crate) async fn start_limited(
+        shelf: Shelf,
+        blocks: &[EncodedBlock],
+        bootstrap: &[&Self],
+        limits: Limits,
+    ) -> Self {
+        Self::launch(PeerRole::Node, 1, shelf, blocks, bootstrap, limits, |store| store).await
+    }
+
+    async fn launch<S: BlockSource>(
+        role: PeerRole,
+        secret: u8,
+        shelf: Shelf,
+        blocks: &[EncodedBlock],
+        bootstrap: &[&Self],
+        limits: Limits,
+        source: impl FnOnce(Arc<Store>) -> Arc<S>,
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = Arc::new(Store::open(&dir.path().join("store")).unwrap());
         for block in blocks {
@@ -71,7 +94,7 @@ impl Member {
             listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))],
             rack: String::new(),
             bootstrap: bootstrap.iter().map(|other| (other.peer.id(), other.addresses())).collect(),
-            limits: Limits::default(),
+            limits,
         };
         let peer = Peer::start(config, store.clone(), source(store.clone()), Arc::new(shelf)).await.unwrap();
         Self { peer, store, _dir: dir }
