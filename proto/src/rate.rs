@@ -94,7 +94,8 @@ impl fmt::Display for Rate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bits = self.bytes_per_s * 8;
         let units = [(1_000_000_000, "gbit"), (1_000_000, "mbit"), (1_000, "kbit"), (1, "bit")];
-        let (size, unit) = units.into_iter().find(|(size, _)| bits % size == 0).expect("bits are whole");
+        let (size, unit) =
+            units.into_iter().find(|(size, _)| bits.is_multiple_of(*size)).expect("bits are whole");
         write!(f, "{}{unit}", bits / size)
     }
 }

@@ -234,3 +234,33 @@ async fn a_cancelled_upload_that_still_waits_is_not_written() {
     assert!(payload == raw[1], "the second piece is the first to come");
     assert_eq!(node.status().await.unwrap().traffic.sent_bytes, u64::from(PIECE_BYTES));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_house_says_whom_else_to_ask_and_hangs_up() {
+    let (list, _, _) = image(1);
+    let (node, _, _dir) = start(None, |store| store.clone()).await;
+    let held = Bitfield::full(list.len());
+    let _serving = node.trade(list.clone(), ListKind::Content, held, Arc::new(StoreOnly)).await.unwrap();
+    let mut neighbours = Vec::new();
+    for port in 1..=64 {
+        let mut stranger = Stranger::greet(&node, &secret(), port).await;
+        stranger.hear(|frame| matches!(frame, Frame::Join { .. }).then_some(())).await;
+        neighbours.push(stranger);
+    }
+    let mut late = Stranger::greet(&node, &secret(), 65).await;
+    late.say(Frame::Query(Query::Image(list.name()))).await;
+    let mut frames = Vec::new();
+    let told = late.hear(|frame| match frame {
+        Frame::Refused(peers) => Some(peers),
+        other => {
+            frames.push(other);
+            None
+        }
+    });
+    let told = told.await;
+    assert!(!told.is_empty() && told.iter().all(|peer| peer.addresses[0].port() <= 64), "{told:?}");
+    assert!(matches!(frames[..], [Frame::Hello(_)]), "it is not traded with: {frames:?}");
+    late.hear(|frame| matches!(frame, Frame::Answer(_)).then_some(())).await;
+    late.until_thrown_out().await;
+    assert_eq!(node.status().await.unwrap().neighbours, 64);
+}

@@ -54,6 +54,7 @@ fn every_frame_comes_back_as_it_went() {
         Frame::PeersWanted,
         Frame::Peers(vec![peer(1), peer(2)]),
         Frame::Peers(Vec::new()),
+        Frame::Refused(vec![peer(3)]),
         Frame::Query(query.clone()),
         Frame::Query(Query::Image(Cid::of(b"image"))),
         Frame::Answer(Answer { query: query.clone(), name: Some(name_record()), root: None }),

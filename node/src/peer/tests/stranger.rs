@@ -53,6 +53,14 @@ impl Stranger {
         stranger
     }
 
+    /// Connects and says hello, from a machine that it claims to be dialed at by `port`.
+    pub(super) async fn greet(peer: &Peer, secret: &SwarmSecret, port: u16) -> Self {
+        let mut stranger = within(Self::connect(peer.addresses()[0], secret)).await;
+        let hello = Hello { role: PeerRole::Node, ports: vec![port], rack: String::new() };
+        stranger.say(Frame::Hello(hello)).await;
+        stranger
+    }
+
     async fn connect(address: SocketAddr, secret: &SwarmSecret) -> Self {
         let mut swarm = transport::build(&Keypair::generate_ed25519(), secret).unwrap();
         swarm.dial(Multiaddr::from(address.ip()).with(Protocol::Tcp(address.port()))).unwrap();
