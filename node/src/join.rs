@@ -12,6 +12,7 @@ use shoal_proto::image::{Manifest, PieceIndex, PieceList, RootRecord};
 use shoal_proto::signing::{Keypair, PublicKey, Signed, Verified};
 use shoal_proto::ticket::Ticket;
 use shoal_proto::wire::{Answer, PeerRole, Query};
+use shoal_proto::zone::Zone;
 
 use crate::block::EncodedBlock;
 use crate::manifest::{self, load_manifest, save_manifest};
@@ -37,7 +38,8 @@ pub struct JoinOptions {
     /// Where blocks are kept meanwhile; below the node's state when not said.
     pub store: Option<PathBuf>,
     pub listen: Vec<SocketAddr>,
-    pub rack: String,
+    /// Where the machine stands.
+    pub rack: Zone,
     pub limits: Limits,
 }
 

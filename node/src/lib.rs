@@ -15,6 +15,7 @@ pub mod manifest;
 mod mountinfo;
 pub mod peer;
 pub mod progress;
+pub mod rack;
 pub mod state;
 pub mod store;
 pub mod tree;

@@ -35,6 +35,7 @@ use shoal_proto::image::{PieceIndex, PieceList};
 use shoal_proto::ticket::{HostPort, SwarmSecret};
 use shoal_proto::wire::{Answer, Query};
 pub use shoal_proto::wire::{ByteRanges, PeerRole};
+use shoal_proto::zone::Zone;
 
 use crate::block::EncodedBlock;
 use crate::store::Store;
@@ -51,8 +52,8 @@ pub struct PeerConfig {
     pub role: PeerRole,
     /// Where to accept connections; port 0 lets the system choose.
     pub listen: Vec<SocketAddr>,
-    /// Where the machine stands, for rack-aware trading; may be empty.
-    pub rack: String,
+    /// Where the machine stands.
+    pub rack: Zone,
     /// Peers to find the swarm by.
     pub bootstrap: Vec<(PeerId, Vec<HostPort>)>,
     pub limits: Limits,

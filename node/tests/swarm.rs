@@ -26,6 +26,7 @@ use shoal_node::store::Store;
 use shoal_proto::image::PieceIndex;
 use shoal_proto::ticket::{HostPort, SwarmSecret};
 use shoal_proto::wire::Query;
+use shoal_proto::zone::Zone;
 
 struct Full;
 
@@ -166,7 +167,7 @@ async fn a_port_in_use_is_named() {
         secret: SwarmSecret::from_bytes([1; 32]),
         role: PeerRole::Node,
         listen: first.peer.addresses().to_vec(),
-        rack: String::new(),
+        rack: Zone::UNKNOWN,
         bootstrap: Vec::<(PeerId, Vec<HostPort>)>::new(),
         limits: Limits::default(),
     };

@@ -18,6 +18,7 @@ use shoal_node::tree::verify::VerifyMode;
 use shoal_node::verify::{RulesChoice, verify_target};
 use shoal_proto::image::ImageName;
 use shoal_proto::ticket::Ticket;
+use shoal_proto::zone::Zone;
 
 use crate::catalog::Catalog;
 use crate::home::Home;
@@ -117,7 +118,7 @@ async fn install_one(dir: PathBuf, ticket: Ticket) -> anyhow::Result<(PathBuf, I
             ticket,
             store: None,
             listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))],
-            rack: String::new(),
+            rack: Zone::UNKNOWN,
             limits: Limits::default(),
         },
         image: None,

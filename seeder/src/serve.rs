@@ -11,6 +11,7 @@ use shoal_proto::cid::Cid;
 use shoal_proto::image::{ImageName, PieceList};
 use shoal_proto::ticket::{ADDRESSES_MAX, HostPort};
 use shoal_proto::wire::{Answer, Query};
+use shoal_proto::zone::Zone;
 
 use crate::catalog::{Catalog, Image};
 use crate::home::{self, Home};
@@ -72,7 +73,7 @@ pub async fn serve(
         secret: home.secret.clone(),
         role: PeerRole::Seeder,
         listen,
-        rack: String::new(),
+        rack: Zone::UNKNOWN,
         bootstrap: Vec::new(),
         limits,
     };

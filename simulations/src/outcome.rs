@@ -31,8 +31,8 @@ pub(crate) struct Finish {
     /// Since the start of the run.
     pub(crate) finished: Option<Duration>,
     pub(crate) measured: bool,
+    /// Before it had everything.
     pub(crate) died: bool,
-    pub(crate) rack: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug)]

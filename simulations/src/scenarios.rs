@@ -14,6 +14,7 @@ mod racks;
 mod refresh;
 mod returning;
 mod seeder_lost;
+mod seeder_lost_at_once;
 mod slow_peer_last_piece;
 mod staggered_start;
 mod stragglers;
@@ -44,6 +45,7 @@ pub(crate) const ALL: &[&Scenario] = &[
     &churn::SCENARIO,
     &churn_heavy::SCENARIO,
     &seeder_lost::SCENARIO,
+    &seeder_lost_at_once::SCENARIO,
     &partition_heal::SCENARIO,
     &firewalled::SCENARIO,
     &slow_peer_last_piece::SCENARIO,

@@ -314,7 +314,6 @@ impl<T: Trader> Simulation<T> {
             finished: host.finished.map(|finished| finished.since(Time::ZERO)),
             measured: host.member.measured,
             died: host.dead,
-            rack: host.member.zones.first().copied(),
         });
         let finishes: Vec<Finish> = finishes.collect();
         let nodes = |host: &&&Host<T>| host.member.role == Role::Node;

@@ -1,5 +1,6 @@
 //! What every command that joins a swarm is told.
 
+use std::env::VarError;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,8 +10,13 @@ use clap::Args;
 use shoal_node::exit::{Usage, interrupted};
 use shoal_node::join::JoinOptions;
 use shoal_node::peer::Limits;
+use shoal_node::rack;
 use shoal_proto::rate::Rate;
 use shoal_proto::ticket::Ticket;
+use shoal_proto::zone::{Zone, ZoneError};
+
+/// Says where the machine stands when no option does.
+const RACK_VARIABLE: &str = "SHOAL_RACK";
 
 #[derive(Debug, Args)]
 pub(crate) struct Join {
@@ -29,9 +35,6 @@ pub(crate) struct Member {
     /// Accept peers on this address (can be repeated)
     #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:0")]
     listen: Vec<SocketAddr>,
-    /// Say where this machine stands, to trade inside its rack first
-    #[arg(long, value_name = "LABEL", default_value = "")]
-    rack: String,
     /// Send no more than this to all peers together, such as 50mbit or 10MB/s
     #[arg(long, value_name = "RATE")]
     limit_up: Option<Rate>,
@@ -41,6 +44,35 @@ pub(crate) struct Member {
     /// Take no more than this from all peers together
     #[arg(long, value_name = "RATE")]
     limit_down: Option<Rate>,
+    #[command(flatten)]
+    place: Place,
+}
+
+/// Where this machine stands.
+#[derive(Debug, Args)]
+struct Place {
+    /// Say where this machine stands, such as row3/rack07, to trade inside its rack first [default: $SHOAL_RACK]
+    #[arg(long, value_name = "LABEL")]
+    rack: Option<Zone>,
+    /// Ask a shell command for the label: the first line that it prints
+    #[arg(long, value_name = "COMMAND", conflicts_with = "rack")]
+    rack_command: Option<String>,
+}
+
+impl Place {
+    fn rack(self) -> anyhow::Result<Zone> {
+        match (self.rack, self.rack_command) {
+            (Some(rack), _) => Ok(rack),
+            (None, Some(command)) => Ok(rack::ask(&command)?),
+            (None, None) => match std::env::var(RACK_VARIABLE) {
+                Ok(label) => Ok(label
+                    .parse()
+                    .map_err(|error: ZoneError| Usage(format!("{RACK_VARIABLE}: {error}")))?),
+                Err(VarError::NotPresent) => Ok(Zone::UNKNOWN),
+                Err(VarError::NotUnicode(_)) => Err(Usage(format!("{RACK_VARIABLE} is no text")).into()),
+            },
+        }
+    }
 }
 
 impl Join {
@@ -51,9 +83,9 @@ impl Join {
 
 impl Member {
     pub(crate) fn options(self, ticket: &str) -> anyhow::Result<JoinOptions> {
-        let Self { store, listen, rack, limit_up, limit_up_per_peer, limit_down } = self;
+        let Self { store, listen, place, limit_up, limit_up_per_peer, limit_down } = self;
         let limits = Limits { up: limit_up, up_per_peer: limit_up_per_peer, down: limit_down };
-        Ok(JoinOptions { ticket: read_ticket(ticket)?, store, listen, rack, limits })
+        Ok(JoinOptions { ticket: read_ticket(ticket)?, store, listen, rack: place.rack()?, limits })
     }
 }
 

@@ -154,7 +154,7 @@ mod tests {
 
     fn frames() -> Vec<Frame> {
         vec![
-            Frame::Hello(Hello { role: PeerRole::Node, ports: vec![4433], rack: "r1".into() }),
+            Frame::Hello(Hello { role: PeerRole::Node, ports: vec![4433], rack: "row3/r1".parse().unwrap() }),
             Frame::PeersWanted,
             Frame::Join { exchange: 3, list: Cid::of(b"list") },
             Frame::Arrived { exchange: 300, piece: 70_000 },

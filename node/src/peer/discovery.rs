@@ -27,7 +27,7 @@ impl Discovery {
     pub(super) fn new(
         role: PeerRole,
         own: PeerId,
-        rack: &str,
+        rack: Zone,
         bootstrap: Vec<(PeerId, Vec<HostPort>)>,
         seed: u64,
     ) -> Self {
@@ -37,7 +37,7 @@ impl Discovery {
         };
         let names: BTreeMap<PeerId, Vec<HostPort>> = bootstrap.into_iter().collect();
         let peers = names.keys().copied().collect();
-        Self { graph: Neighbourhood::new(config, own, zone(rack), peers, seed), names }
+        Self { graph: Neighbourhood::new(config, own, rack, peers, seed), names }
     }
 
     /// Whether the ticket names the peer.
@@ -56,19 +56,13 @@ impl Discovery {
     }
 }
 
-/// A label that is none says nothing.
-pub(super) fn zone(rack: &str) -> Zone {
-    rack.parse().unwrap_or_default()
-}
-
 pub(super) fn contacts(peers: Vec<PeerAddresses>) -> Vec<Contact<PeerId, SocketAddr>> {
-    let contact =
-        |peer: PeerAddresses| Contact { id: peer.id, addresses: peer.addresses, zone: zone(&peer.rack) };
+    let contact = |peer: PeerAddresses| Contact { id: peer.id, addresses: peer.addresses, zone: peer.rack };
     peers.into_iter().map(contact).collect()
 }
 
 pub(super) fn peer_addresses(contacts: Vec<Contact<PeerId, SocketAddr>>) -> Vec<PeerAddresses> {
-    let told = |Contact { id, addresses, zone }| PeerAddresses { id, addresses, rack: zone.to_string() };
+    let told = |Contact { id, addresses, zone }| PeerAddresses { id, addresses, rack: zone };
     contacts.into_iter().map(told).collect()
 }
 
@@ -81,7 +75,7 @@ mod tests {
         let (seeder, other) = (PeerId::random(), PeerId::random());
         let ticket = ["10.0.0.1:1", "[fe80::1]:2", "seeder.example:3"].map(|name| name.parse().unwrap());
         let bootstrap = vec![(seeder, ticket.to_vec())];
-        let discovery = Discovery::new(PeerRole::Node, PeerId::random(), "", bootstrap, 1);
+        let discovery = Discovery::new(PeerRole::Node, PeerId::random(), Zone::UNKNOWN, bootstrap, 1);
         let heard: SocketAddr = "10.0.0.9:9".parse().unwrap();
         let places = discovery.places(&seeder, vec![heard]);
         assert_eq!(places.addresses, ["10.0.0.9:9", "10.0.0.1:1", "[fe80::1]:2"].map(|a| a.parse().unwrap()));

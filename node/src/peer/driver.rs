@@ -24,6 +24,7 @@ use shoal_proto::image::PieceIndex;
 use shoal_proto::neighbourhood::Reason;
 use shoal_proto::time::Time;
 use shoal_proto::wire::{Answer, Frame, Hello, PeerRole, Query};
+use shoal_proto::zone::Zone;
 use socket2::{Domain, Socket, Type};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -71,7 +72,7 @@ pub(super) struct Driver {
     swarm: Swarm,
     role: PeerRole,
     listen: Vec<SocketAddr>,
-    rack: String,
+    rack: Zone,
     directory: Arc<dyn Directory>,
     commands: mpsc::Receiver<Command>,
     replicated: watch::Sender<bool>,
@@ -108,7 +109,7 @@ impl Driver {
         let (own, seed) = (*swarm.local_peer_id(), rand::rng().random());
         Ok(Self {
             role: config.role,
-            discovery: Discovery::new(config.role, own, &config.rack, config.bootstrap, seed),
+            discovery: Discovery::new(config.role, own, config.rack.clone(), config.bootstrap, seed),
             listen: config.listen,
             rack: config.rack,
             directory,
@@ -339,7 +340,8 @@ impl Driver {
             return;
         };
         if link.begin_trade(number, &trade.list, &trade.parts) {
-            trade.exchange.handle_connected(now, key);
+            let distance = self.rack.distance(&link.rack());
+            trade.exchange.handle_connected(now, key, distance);
         }
     }
 

@@ -21,6 +21,7 @@ use shoal_proto::exchange::PeerKey;
 use shoal_proto::image::{PieceIndex, PieceList};
 use shoal_proto::time::Time;
 use shoal_proto::wire::{Frame, Hello, Part, PeerRole};
+use shoal_proto::zone::Zone;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::AbortHandle;
 
@@ -224,6 +225,11 @@ impl Link {
 
     pub(super) fn is_seeder(&self) -> bool {
         self.hello.as_ref().is_some_and(|hello| hello.role == PeerRole::Seeder)
+    }
+
+    /// Where it says that it stands.
+    pub(super) fn rack(&self) -> Zone {
+        self.hello.as_ref().map_or(Zone::UNKNOWN, |hello| hello.rack.clone())
     }
 
     /// The peer calls `list` by `exchange` from now on.

@@ -9,6 +9,7 @@ use std::sync::{Condvar, Mutex};
 use shoal_proto::exchange::{Announcement, Bitfield, Message};
 use shoal_proto::image::Piece;
 use shoal_proto::wire::{Frame, Part, Query};
+use shoal_proto::zone::Zone;
 use stranger::{Stranger, within};
 use tempfile::TempDir;
 
@@ -61,7 +62,7 @@ async fn start(
         secret: secret(),
         role: PeerRole::Node,
         listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))],
-        rack: String::new(),
+        rack: Zone::UNKNOWN,
         bootstrap: bootstrap.into_iter().collect(),
         limits: Limits::default(),
     };

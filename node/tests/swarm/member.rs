@@ -15,6 +15,7 @@ use shoal_proto::exchange::Bitfield;
 use shoal_proto::image::{Piece, PieceIndex, PieceList};
 use shoal_proto::ticket::{HostPort, SwarmSecret};
 use shoal_proto::wire::{Answer, Query};
+use shoal_proto::zone::Zone;
 use tempfile::TempDir;
 
 /// Longer than any of these takes on a busy machine: a hang, not a measure.
@@ -92,7 +93,7 @@ impl Member {
             secret: SwarmSecret::from_bytes([secret; 32]),
             role,
             listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))],
-            rack: String::new(),
+            rack: Zone::UNKNOWN,
             bootstrap: bootstrap.iter().map(|other| (other.peer.id(), other.addresses())).collect(),
             limits,
         };

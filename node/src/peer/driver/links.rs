@@ -207,8 +207,8 @@ impl Driver {
             .remote_ip
             .map_or_else(Vec::new, |ip| hello.ports.iter().map(|port| SocketAddr::new(ip, *port)).collect());
         let seeder = hello.role == PeerRole::Seeder;
-        let greeting = Greeting { addresses, zone: discovery::zone(&hello.rack), seeder };
-        tracing::info!(%peer, role = ?hello.role, rack = hello.rack, "met a peer");
+        let greeting = Greeting { addresses, zone: hello.rack.clone(), seeder };
+        tracing::info!(%peer, role = ?hello.role, rack = %hello.rack, "met a peer");
         link.hello = Some(hello);
         self.discovery.graph.handle_hello(now, peer, greeting);
         self.trouble = None;

@@ -11,6 +11,7 @@ use shoal_proto::exchange::{Announcement, Message};
 use shoal_proto::image::{PieceIndex, PieceList};
 use shoal_proto::ticket::SwarmSecret;
 use shoal_proto::wire::{BulkHeader, Frame, Hello, Part, PeerRole, TradeFrame};
+use shoal_proto::zone::Zone;
 use tokio::task::AbortHandle;
 
 use crate::peer::codec::{self, FrameReader};
@@ -46,7 +47,7 @@ impl Stranger {
         announcement: Announcement,
     ) -> Self {
         let mut stranger = within(Self::connect(peer.addresses()[0], secret)).await;
-        let hello = Hello { role: PeerRole::Node, ports: Vec::new(), rack: String::new() };
+        let hello = Hello { role: PeerRole::Node, ports: Vec::new(), rack: Zone::UNKNOWN };
         stranger.say(Frame::Hello(hello)).await;
         stranger.say(Frame::Join { exchange: EXCHANGE, list: list.name() }).await;
         stranger.say_in_trade(Message::Announce(announcement)).await;
@@ -56,7 +57,7 @@ impl Stranger {
     /// Connects and says hello, from a machine that it claims to be dialed at by `port`.
     pub(super) async fn greet(peer: &Peer, secret: &SwarmSecret, port: u16) -> Self {
         let mut stranger = within(Self::connect(peer.addresses()[0], secret)).await;
-        let hello = Hello { role: PeerRole::Node, ports: vec![port], rack: String::new() };
+        let hello = Hello { role: PeerRole::Node, ports: vec![port], rack: Zone::UNKNOWN };
         stranger.say(Frame::Hello(hello)).await;
         stranger
     }
