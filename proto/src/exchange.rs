@@ -10,6 +10,7 @@ pub mod bitfield;
 mod config;
 mod downloads;
 mod event;
+mod famine;
 mod fetches;
 mod haves;
 pub mod message;
@@ -30,6 +31,7 @@ pub use config::Config;
 pub use event::{Event, Fault, Output, Receipt};
 pub use message::{Announcement, Declined, Message};
 
+use famine::Famine;
 use fetches::Fetches;
 use haves::Haves;
 use neighbours::{Neighbours, Upload};
@@ -76,6 +78,7 @@ pub struct Exchange {
     neighbours: Neighbours,
     fetches: Fetches,
     haves: Haves,
+    famine: Famine,
     /// Present in a seeder, which never fetches.
     seeding: Option<SuperSeeding>,
     /// Request to last byte, of downloads and of uploads.
@@ -114,6 +117,7 @@ impl Exchange {
             held,
             unwanted: None,
             haves: Haves::default(),
+            famine: Famine::default(),
             seeding,
             down: Pace::default(),
             up: Pace::default(),
@@ -255,6 +259,7 @@ impl Exchange {
                 seeding.look_again(now, self.neighbours.copies());
             }
         }
+        self.look_for_famine(now);
         self.refill(now);
         self.plan_timeout(now);
     }
@@ -309,7 +314,7 @@ impl Exchange {
         let mut settled = self.held.clone();
         self.unwanted.iter().for_each(|unwanted| settled.insert_all(unwanted));
         assert_eq!(self.settled, settled);
-        assert!(self.fetches.slots_held() <= self.config.fetches_coming);
+        assert!(self.fetches.slots_held() <= self.config.fetches_coming + self.config.named_extra);
         for fetch in self.fetches.asked() {
             assert!(self.neighbours.slot(fetch.from).is_some(), "{fetch:?} of a peer that is gone");
         }
@@ -414,7 +419,9 @@ impl Exchange {
         let look_after = percent(self.block_time(), LOOK_INTERVAL_PERCENT);
         let look_at = now + look_after.clamp(LOOK_INTERVAL_MIN, LOOK_INTERVAL_MAX);
         self.look_at = under_way.then(|| self.look_at.unwrap_or(look_at));
+        self.plan_famine(now);
         let haves = self.haves.due(self.have_interval());
-        self.timeout = [haves, self.retry_at, self.look_at].into_iter().flatten().min();
+        self.timeout =
+            [haves, self.retry_at, self.look_at, self.famine.look_at()].into_iter().flatten().min();
     }
 }

@@ -18,7 +18,8 @@ impl Exchange {
         if named.is_some_and(|piece| !shown.contains(piece)) {
             return Err(Fault::Protocol("a grant of a piece it does not hold"));
         }
-        let busy = self.fetches.slots_held() >= self.config.fetches_coming
+        let beyond = if named.is_some() { self.config.named_extra } else { 0 };
+        let busy = self.fetches.slots_held() >= self.config.fetches_coming + beyond
             || self.fetches.writing().len() >= self.config.writing_max;
         let choice = if self.settled.is_full() {
             Err(Declined::Nothing)
@@ -74,6 +75,7 @@ impl Exchange {
     pub fn handle_progress(&mut self, now: Time, peer: PeerKey, piece: PieceIndex) {
         if let Some(fetch) = self.fetches.find(peer, piece) {
             fetch.heard = now;
+            self.famine.feed(now);
         }
     }
 
@@ -83,6 +85,7 @@ impl Exchange {
         let Some(neighbour) = self.neighbours.peer(peer) else { return Receipt::Duplicate };
         if let Some(fetch) = self.fetches.drop_request(peer, piece) {
             self.down.sample(now.since(fetch.since));
+            self.famine.feed(now);
         } else if let Some(at) = neighbour.abandoned.iter().position(|&abandoned| abandoned == piece) {
             neighbour.abandoned.remove(at);
         } else {
