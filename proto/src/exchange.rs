@@ -17,6 +17,7 @@ pub mod message;
 mod neighbours;
 mod pace;
 mod picker;
+mod racks;
 mod super_seeding;
 #[cfg(test)]
 mod tests;
@@ -36,12 +37,14 @@ use fetches::Fetches;
 use haves::Haves;
 use neighbours::{Neighbours, Upload};
 use pace::{Pace, percent};
+use racks::Racks;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use super_seeding::SuperSeeding;
 
 use crate::image::{PieceIndex, PieceList};
 use crate::time::Time;
+use crate::zone::Distance;
 
 /// Least and most time between two looks at what is overdue. A look costs a walk over the neighbours.
 const LOOK_INTERVAL_MIN: Duration = Duration::from_millis(10);
@@ -79,6 +82,7 @@ pub struct Exchange {
     fetches: Fetches,
     haves: Haves,
     famine: Famine,
+    racks: Racks,
     /// Present in a seeder, which never fetches.
     seeding: Option<SuperSeeding>,
     /// Request to last byte, of downloads and of uploads.
@@ -96,6 +100,8 @@ pub struct Exchange {
     uploads_under_way: bool,
     /// Neighbours that may be granted to: valid only within a refill, kept for its memory.
     candidates: Vec<usize>,
+    /// The same, outside the rack.
+    far_candidates: Vec<usize>,
 }
 
 impl Exchange {
@@ -118,6 +124,7 @@ impl Exchange {
             unwanted: None,
             haves: Haves::default(),
             famine: Famine::default(),
+            racks: Racks::default(),
             seeding,
             down: Pace::default(),
             up: Pace::default(),
@@ -128,6 +135,7 @@ impl Exchange {
             retry_at: None,
             uploads_under_way: false,
             candidates: Vec::new(),
+            far_candidates: Vec::new(),
         }
     }
 
@@ -145,9 +153,9 @@ impl Exchange {
         self
     }
 
-    /// Both sides trade this list from now on.
-    pub fn handle_connected(&mut self, now: Time, peer: PeerKey) {
-        if !self.neighbours.insert(peer, now) {
+    /// Both sides trade this list from now on. `distance` is how far away the peer stands, the same on both sides.
+    pub fn handle_connected(&mut self, now: Time, peer: PeerKey, distance: Distance) {
+        if !self.neighbours.insert(peer, distance, now) {
             return;
         }
         let held = || self.held.clone();
@@ -157,6 +165,10 @@ impl Exchange {
             _ => Announcement::Held(held()),
         };
         self.send(peer, Message::Announce(announcement));
+        if distance > Distance::NONE {
+            self.meet(now, peer, distance);
+            self.plan_timeout(now);
+        }
     }
 
     /// The connection is gone, whoever closed it. Does nothing for a peer that a fault removed already.
@@ -186,9 +198,16 @@ impl Exchange {
             Message::Withdraw(piece) => {
                 self.on_withdraw(peer, piece);
                 self.note_unseen(now, piece);
+                self.note_near(now);
                 self.refill(now);
                 Ok(())
             }
+            Message::Intent { piece, live } => {
+                self.on_intent(now, slot, piece, live);
+                Ok(())
+            }
+            Message::Covered(pieces) => self.on_covered(now, slot, &pieces, true),
+            Message::Uncovered(pieces) => self.on_covered(now, slot, &pieces, false),
         };
         match result {
             Ok(()) => self.plan_timeout(now),
@@ -207,6 +226,7 @@ impl Exchange {
             return Err(Fault::Protocol("a bitfield of another list"));
         }
         self.neighbours.announce(slot, seeder, shown, unwanted, &self.held);
+        self.note_near(now);
         self.note_replicated();
         self.refill(now);
         Ok(())
@@ -219,6 +239,12 @@ impl Exchange {
             if news && !peer.was_sent(piece) {
                 peer.fed_elsewhere = now;
             }
+            if let (true, 2, Some(seeding)) = (news, self.neighbours.copies_of(piece), &mut self.seeding) {
+                seeding.note_spread(now, piece);
+            }
+        }
+        if self.note_shown(now, self.neighbours.all()[slot].distance, pieces) {
+            self.plan_timeout(now);
         }
         self.note_replicated();
     }
@@ -251,13 +277,14 @@ impl Exchange {
     /// The time that [`Exchange::poll_timeout`] said has come. Early or late is no harm.
     pub fn handle_timeout(&mut self, now: Time) {
         self.send_haves(now);
+        if self.racks.due().is_some_and(|due| due <= now) {
+            self.look_around(now);
+        }
         if self.look_at.is_some_and(|look_at| look_at <= now) {
             self.look_at = None;
             self.release_downloads(now);
             self.release_uploads(now);
-            if let Some(seeding) = &mut self.seeding {
-                seeding.look_again(now, self.neighbours.copies());
-            }
+            self.look_at_given(now);
         }
         self.look_for_famine(now);
         self.refill(now);
@@ -314,7 +341,8 @@ impl Exchange {
         let mut settled = self.held.clone();
         self.unwanted.iter().for_each(|unwanted| settled.insert_all(unwanted));
         assert_eq!(self.settled, settled);
-        assert!(self.fetches.slots_held() <= self.config.fetches_coming + self.config.named_extra);
+        let most = self.config.fetches_coming + self.config.fetches_from_afar + self.config.named_extra;
+        assert!(self.fetches.slots_held() <= most);
         for fetch in self.fetches.asked() {
             assert!(self.neighbours.slot(fetch.from).is_some(), "{fetch:?} of a peer that is gone");
         }
@@ -349,6 +377,7 @@ impl Exchange {
     fn forget(&mut self, now: Time, key: PeerKey) -> bool {
         let Some(peer) = self.neighbours.remove(key) else { return false };
         self.fetches.drop_peer(key);
+        self.note_near(now);
         if self.seeding.is_some() {
             match peer.upload {
                 Upload::Granted { piece: Some(piece), .. } | Upload::Sending { piece, .. } => {
@@ -413,6 +442,7 @@ impl Exchange {
     /// Works out when to wake: for haves, for a neighbour whose wait ends while there is room for it, and from time
     /// to time while anything is under way that may become overdue.
     fn plan_timeout(&mut self, now: Time) {
+        self.tell_intents(now);
         let under_way = self.uploads_under_way
             || !self.fetches.asked().is_empty()
             || self.seeding.as_ref().is_some_and(SuperSeeding::is_watching);
@@ -421,7 +451,8 @@ impl Exchange {
         self.look_at = under_way.then(|| self.look_at.unwrap_or(look_at));
         self.plan_famine(now);
         let haves = self.haves.due(self.have_interval());
+        let famine = self.famine.look_at();
         self.timeout =
-            [haves, self.retry_at, self.look_at, self.famine.look_at()].into_iter().flatten().min();
+            [haves, self.retry_at, self.look_at, self.racks.due(), famine].into_iter().flatten().min();
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! An *image* is a captured tree, named by the CID of its root record ([`image`]). Its bytes travel as *pieces*
 //! between peers that speak the messages of [`wire`], and [`exchange::Exchange`] decides what to say next.
-//! [`ticket`] and [`signing`] say whom to trust.
+//! [`zone`] says how far apart two of them stand, [`ticket`] and [`signing`] whom to trust.
 //!
 //! **Invariant:** nothing here opens a file or a socket, reads a clock, draws OS randomness, or iterates in random
 //! order. Time, randomness and the results of I/O are arguments, so that a simulation is the real code.
@@ -14,3 +14,4 @@ pub mod signing;
 pub mod ticket;
 pub mod time;
 pub mod wire;
+pub mod zone;

@@ -29,14 +29,15 @@ use crate::exchange::message::HAVES_PER_MESSAGE_MAX;
 use crate::exchange::{Announcement, Bitfield, Declined, Message};
 use crate::image::{ImageName, NameRecord, PieceIndex, PieceList};
 use crate::signing::{PeerId, SIGNATURE_BYTES, SIGNED_BYTES_MAX, Signed};
+use crate::zone::{Zone, ZoneError};
 
 #[allow(unreachable_pub, missing_docs, clippy::all)]
 pub(crate) mod generated {
     include!(concat!(env!("OUT_DIR"), "/shoal.wire.v1.rs"));
 }
 
-pub const CONTROL_PROTOCOL: &str = "/shoal/ctl/2";
-pub const BULK_PROTOCOL: &str = "/shoal/blk/2";
+pub const CONTROL_PROTOCOL: &str = "/shoal/ctl/3";
+pub const BULK_PROTOCOL: &str = "/shoal/blk/3";
 /// Version said in `Hello`.
 pub const VERSION: u32 = 1;
 /// Longest control frame: an answer with a root record of the largest size, and some.
@@ -47,8 +48,6 @@ pub const BULK_HEADER_BYTES: usize = 16;
 pub const PEERS_PER_FRAME_MAX: usize = 64;
 /// Most addresses told of one peer, and ports said of oneself.
 pub const ADDRESSES_PER_PEER_MAX: usize = 4;
-/// Longest rack label.
-pub const RACK_BYTES_MAX: usize = 64;
 /// Longest address text, `[IPv6]:PORT`.
 const ADDRESS_BYTES_MAX: usize = 64;
 
@@ -79,7 +78,7 @@ pub struct Hello {
     pub role: PeerRole,
     /// TCP ports that the sender listens on, at most [`ADDRESSES_PER_PEER_MAX`].
     pub ports: Vec<u16>,
-    pub rack: String,
+    pub rack: Zone,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,7 +92,7 @@ pub enum PeerRole {
 pub struct PeerAddresses {
     pub id: PeerId,
     pub addresses: Vec<std::net::SocketAddr>,
-    pub rack: String,
+    pub rack: Zone,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -158,7 +157,7 @@ impl Frame {
                     PeerRole::Seeder => generated::Role::Seeder.into(),
                 },
                 ports: hello.ports.into_iter().map(u32::from).collect(),
-                rack: hello.rack,
+                rack: hello.rack.to_string(),
             }),
             Self::PeersWanted => Body::PeersWanted(generated::PeersWanted {}),
             Self::Peers(peers) => {
@@ -239,6 +238,11 @@ impl TradeFrame {
             }),
             Message::Cancel(piece) => Body::Cancel(piece.get()),
             Message::Withdraw(piece) => Body::Withdraw(piece.get()),
+            Message::Intent { piece, live } => {
+                Body::Intent(generated::Intent { piece: piece.get(), over: !live })
+            }
+            Message::Covered(pieces) => Body::Covered(encode_covered(pieces)),
+            Message::Uncovered(pieces) => Body::Uncovered(encode_covered(pieces)),
         };
         Self { exchange, body }
     }
@@ -319,10 +323,7 @@ fn check_message(body: generated::trade::Body, list: &PieceList) -> Result<Messa
                 Announcement::Selective { held, unwanted: decode(&unwanted)? }
             })
         }
-        Body::Have(have) => {
-            at_most("a have", have.pieces.len(), HAVES_PER_MESSAGE_MAX)?;
-            Message::Have(have.pieces.into_iter().map(index).collect::<Result<_, _>>()?)
-        }
+        Body::Have(have) => Message::Have(indexes("a have", have.pieces, list)?),
         Body::Grant(grant) => Message::Grant(grant.piece.map(index).transpose()?),
         Body::Request(piece) => Message::Request(index(piece)?),
         Body::RequestPart(request) => Message::Request(index(request.piece)?),
@@ -338,7 +339,25 @@ fn check_message(body: generated::trade::Body, list: &PieceList) -> Result<Messa
         }),
         Body::Cancel(piece) => Message::Cancel(index(piece)?),
         Body::Withdraw(piece) => Message::Withdraw(index(piece)?),
+        Body::Intent(intent) => Message::Intent { piece: index(intent.piece)?, live: !intent.over },
+        Body::Covered(covered) => {
+            Message::Covered(indexes("a word of what is nearer", covered.pieces, list)?)
+        }
+        Body::Uncovered(covered) => {
+            Message::Uncovered(indexes("a word of what is nearer", covered.pieces, list)?)
+        }
     })
+}
+
+/// At most [`HAVES_PER_MESSAGE_MAX`] pieces of the list.
+fn indexes(field: &'static str, pieces: Vec<u32>, list: &PieceList) -> Result<Vec<PieceIndex>, DecodeError> {
+    at_most(field, pieces.len(), HAVES_PER_MESSAGE_MAX)?;
+    let index = |piece| list.index(piece).ok_or(DecodeError::Piece { piece, pieces: list.len() });
+    pieces.into_iter().map(index).collect()
+}
+
+fn encode_covered(pieces: Vec<PieceIndex>) -> generated::Covered {
+    generated::Covered { pieces: pieces.into_iter().map(PieceIndex::get).collect() }
 }
 
 fn decode_part(
@@ -363,7 +382,6 @@ fn decode_hello(hello: generated::Hello) -> Result<Hello, DecodeError> {
         return Err(DecodeError::Version(hello.version));
     }
     at_most("a port list", hello.ports.len(), ADDRESSES_PER_PEER_MAX)?;
-    at_most("a rack label", hello.rack.len(), RACK_BYTES_MAX)?;
     let role = match hello.role() {
         generated::Role::Node => PeerRole::Node,
         generated::Role::Seeder => PeerRole::Seeder,
@@ -375,17 +393,17 @@ fn decode_hello(hello: generated::Hello) -> Result<Hello, DecodeError> {
         Ok(port) if port != 0 => Ok(port),
         _ => Err(DecodeError::Field { field: "a port", why: port.to_string() }),
     };
-    Ok(Hello { role, ports: hello.ports.into_iter().map(port).collect::<Result<_, _>>()?, rack: hello.rack })
+    let ports = hello.ports.into_iter().map(port).collect::<Result<_, _>>()?;
+    Ok(Hello { role, ports, rack: decode_rack(&hello.rack)? })
 }
 
 fn encode_peer(peer: PeerAddresses) -> generated::Peer {
     let addresses = peer.addresses.iter().map(ToString::to_string).collect();
-    generated::Peer { id: peer.id.to_bytes(), addresses, rack: peer.rack }
+    generated::Peer { id: peer.id.to_bytes(), addresses, rack: peer.rack.to_string() }
 }
 
 fn decode_peer(peer: generated::Peer) -> Result<PeerAddresses, DecodeError> {
     at_most("a peer's addresses", peer.addresses.len(), ADDRESSES_PER_PEER_MAX)?;
-    at_most("a rack label", peer.rack.len(), RACK_BYTES_MAX)?;
     let id = PeerId::from_bytes(&peer.id)
         .map_err(|error| DecodeError::Field { field: "a peer id", why: error.to_string() })?;
     let address = |text: &String| {
@@ -395,8 +413,12 @@ fn decode_peer(peer: generated::Peer) -> Result<PeerAddresses, DecodeError> {
     Ok(PeerAddresses {
         id,
         addresses: peer.addresses.iter().map(address).collect::<Result<_, _>>()?,
-        rack: peer.rack,
+        rack: decode_rack(&peer.rack)?,
     })
+}
+
+fn decode_rack(label: &str) -> Result<Zone, DecodeError> {
+    label.parse().map_err(|error: ZoneError| DecodeError::Field { field: "a hello", why: error.to_string() })
 }
 
 fn encode_query(query: &Query) -> generated::Query {

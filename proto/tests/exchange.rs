@@ -13,6 +13,7 @@ use shoal_proto::exchange::{
 use shoal_proto::image::pieces::Piece;
 use shoal_proto::image::{PieceIndex, PieceList};
 use shoal_proto::time::Time;
+use shoal_proto::zone::Distance;
 
 /// Two words of a bitfield, so that word boundaries are met.
 const PIECES: u32 = 70;
@@ -162,7 +163,7 @@ impl Model {
             Operation::Connect(peer) => {
                 let key = self.key(peer);
                 self.connected.insert(key);
-                self.exchange.handle_connected(self.now, key);
+                self.exchange.handle_connected(self.now, key, Distance::NONE);
             }
             Operation::Disconnect(peer) => {
                 let key = self.key(peer);

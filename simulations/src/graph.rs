@@ -14,6 +14,8 @@ const TRIES_PER_LINK: usize = 50;
 
 /// Neighbours of a host within its rack, at most.
 const NEIGHBOURS_INSIDE_MAX: usize = 48;
+/// Hosts of each rack that a host without one knows.
+const NEIGHBOURS_OF_CORE: usize = 2;
 
 /// The links of a plan, in an order that only the seed decides. Racks know themselves and a few outside.
 pub(crate) fn links(plan: &Plan, degree: usize, rng: &mut ChaCha8Rng) -> Vec<(usize, usize)> {
@@ -29,6 +31,7 @@ pub(crate) fn links(plan: &Plan, degree: usize, rng: &mut ChaCha8Rng) -> Vec<(us
     }
     let mut links = Vec::new();
     for hosts in racks.iter().filter(|(rack, _)| rack.is_some()).map(|(_, hosts)| hosts) {
+        let joins: Vec<Duration> = hosts.iter().map(|&host| joins[host]).collect();
         let inside =
             random_links(&joins, NEIGHBOURS_INSIDE_MAX, |one, other| may(hosts[one], hosts[other]), rng);
         links.extend(inside.into_iter().map(|(one, other)| (hosts[one], hosts[other])));
@@ -36,7 +39,18 @@ pub(crate) fn links(plan: &Plan, degree: usize, rng: &mut ChaCha8Rng) -> Vec<(us
     let rack = |host: usize| members[host].zones.first();
     let outside =
         |one: usize, other: usize| may(one, other) && (rack(one) != rack(other) || rack(one).is_none());
-    links.extend(random_links(&joins, plan.neighbours_outside, outside, rng));
+    let between =
+        |one: usize, other: usize| outside(one, other) && rack(one).is_some() && rack(other).is_some();
+    links.extend(random_links(&joins, plan.neighbours_outside, between, rng));
+    // Every rack knows a host that hangs on the core, as it knows the seeder of its ticket.
+    for &core in racks.get(&None).into_iter().flatten() {
+        for hosts in racks.iter().filter(|(rack, _)| rack.is_some()).map(|(_, hosts)| hosts) {
+            let mut hosts = hosts.clone();
+            hosts.shuffle(rng);
+            let known = hosts.into_iter().filter(|&host| may(core, host)).take(NEIGHBOURS_OF_CORE);
+            links.extend(known.map(|host| (core, host)));
+        }
+    }
     links
 }
 

@@ -6,6 +6,7 @@ use anyhow::{bail, ensure};
 use shoal_proto::exchange::{Event as Said, Message, Output, PeerKey, Receipt, Role};
 use shoal_proto::image::PieceIndex;
 use shoal_proto::time::Time;
+use shoal_proto::zone::Distance;
 
 use crate::checks::{conservation, offers};
 use crate::history::{History, Kind};
@@ -317,7 +318,8 @@ impl<T: Trader> Host<T> {
         if connection.state == State::Planned {
             connection.state = State::Open;
             self.record(scene, Kind::Opened, peer, 0);
-            self.trader.handle_connected(scene.now, peer);
+            let distance = scene.network.distance(self.at, self.connections[peer.0 as usize].host);
+            self.trader.handle_connected(scene.now, peer, Distance::new(distance));
         }
     }
 
@@ -387,6 +389,7 @@ impl<T: Trader> Host<T> {
         }
         let (tag, _) = subject(&message);
         let bytes = wire_bytes(&message);
+        self.note(scene.now, |peers| format!("{message:?} to host {}", peers[peer.0 as usize].host));
         scene.tally.messages[tag as usize] += 1;
         scene.tally.control_bytes += bytes;
         let physics = &scene.network.physics;

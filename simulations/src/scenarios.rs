@@ -10,6 +10,7 @@ mod liars;
 mod mixed_rates;
 mod partial_seeders;
 mod partition_heal;
+mod racks;
 mod refresh;
 mod returning;
 mod seeder_lost;
@@ -47,6 +48,7 @@ pub(crate) const ALL: &[&Scenario] = &[
     &firewalled::SCENARIO,
     &slow_peer_last_piece::SCENARIO,
     &liars::SCENARIO,
+    &racks::SCENARIO,
 ];
 
 pub(crate) fn named(name: &str) -> anyhow::Result<&'static Scenario> {

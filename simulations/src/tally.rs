@@ -8,8 +8,18 @@ use shoal_proto::image::PieceIndex;
 use shoal_proto::time::Time;
 
 /// The kinds of control messages, in the order of [`Tally::messages`].
-pub(crate) const MESSAGE_NAMES: [&str; 7] =
-    ["announce", "have", "grant", "request", "decline", "cancel", "withdraw"];
+pub(crate) const MESSAGE_NAMES: [&str; 10] = [
+    "announce",
+    "have",
+    "grant",
+    "request",
+    "decline",
+    "cancel",
+    "withdraw",
+    "intent",
+    "covered",
+    "uncovered",
+];
 /// Bytes that frame a control message: length, exchange and tag.
 const FRAME_BYTES: u64 = 6;
 /// What a piece index takes in a message.
@@ -77,6 +87,9 @@ pub(crate) fn subject(message: &Message) -> (u32, u32) {
         Message::Decline(why) => (4, *why as u32),
         Message::Cancel(piece) => (5, piece.get()),
         Message::Withdraw(piece) => (6, piece.get()),
+        Message::Intent { piece, live } => (7, piece.get() << 1 | u32::from(*live)),
+        Message::Covered(pieces) => (8, pieces.first().map_or(0, |piece| piece.get())),
+        Message::Uncovered(pieces) => (9, pieces.first().map_or(0, |piece| piece.get())),
     }
 }
 
@@ -86,8 +99,11 @@ pub(crate) fn wire_bytes(message: &Message) -> u64 {
         + match message {
             Message::Announce(Announcement::Held(held)) => held.len().div_ceil(8) as u64,
             Message::Announce(Announcement::Selective { held, .. }) => 2 * held.len().div_ceil(8) as u64,
-            Message::Have(pieces) => INDEX_BYTES * pieces.len() as u64,
+            Message::Have(pieces) | Message::Covered(pieces) | Message::Uncovered(pieces) => {
+                INDEX_BYTES * pieces.len() as u64
+            }
             Message::Announce(Announcement::Seeder) | Message::Grant(None) | Message::Decline(_) => 1,
+            Message::Intent { .. } => INDEX_BYTES + 2,
             Message::Grant(Some(_)) | Message::Request(_) | Message::Cancel(_) | Message::Withdraw(_) => {
                 INDEX_BYTES
             }

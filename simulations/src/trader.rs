@@ -3,13 +3,14 @@
 use shoal_proto::exchange::{Bitfield, Exchange, Message, Output, PeerKey, Receipt};
 use shoal_proto::image::PieceIndex;
 use shoal_proto::time::Time;
+use shoal_proto::zone::Distance;
 
 /// One machine's side of trading one piece list. The methods are those of [`Exchange`], with its contracts: one input,
 /// then drain [`Trader::poll_output`], then sleep until [`Trader::poll_timeout`].
 ///
 /// Each must be a function of its inputs alone: a simulation is replayed from its seed, on any number of threads.
 pub(crate) trait Trader: Send {
-    fn handle_connected(&mut self, now: Time, peer: PeerKey);
+    fn handle_connected(&mut self, now: Time, peer: PeerKey, distance: Distance);
     fn handle_disconnected(&mut self, now: Time, peer: PeerKey);
     fn handle_message(&mut self, now: Time, peer: PeerKey, message: Message);
     fn handle_progress(&mut self, now: Time, peer: PeerKey, piece: PieceIndex);
@@ -30,8 +31,8 @@ pub(crate) trait Trader: Send {
 }
 
 impl Trader for Exchange {
-    fn handle_connected(&mut self, now: Time, peer: PeerKey) {
-        Self::handle_connected(self, now, peer);
+    fn handle_connected(&mut self, now: Time, peer: PeerKey, distance: Distance) {
+        Self::handle_connected(self, now, peer, distance);
     }
 
     fn handle_disconnected(&mut self, now: Time, peer: PeerKey) {

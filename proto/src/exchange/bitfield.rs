@@ -94,9 +94,18 @@ impl Bitfield {
 
     /// Adds the pieces of a set of the same list.
     pub fn insert_all(&mut self, other: &Self) {
-        for piece in other.iter() {
-            self.insert(piece);
-        }
+        self.words.iter_mut().zip(&other.words).for_each(|(mine, theirs)| *mine |= theirs);
+        self.recount();
+    }
+
+    /// Takes out the pieces of a set of the same list.
+    pub fn remove_all(&mut self, other: &Self) {
+        self.words.iter_mut().zip(&other.words).for_each(|(mine, theirs)| *mine &= !theirs);
+        self.recount();
+    }
+
+    fn recount(&mut self) {
+        self.count = self.words.iter().map(|word| word.count_ones()).sum();
     }
 
     /// Returns whether the piece was there.

@@ -19,6 +19,8 @@ pub struct Config {
     /// Grants by name that a receiver takes up beyond `fetches_coming`: such a piece comes from a seeder, and until it
     /// has a taker nobody else can spread it.
     pub named_extra: usize,
+    /// Pieces that a receiver takes from outside its rack beyond `fetches_coming`: the whole rack waits for them.
+    pub fetches_from_afar: usize,
     /// Pieces received but not yet verified and stored before a receiver declines: a slow disk slows the peers.
     pub writing_max: usize,
     /// Random neighbours among which an uploader grants to the least complete. More than two herd.
@@ -56,6 +58,16 @@ pub struct Config {
     /// `starved_percent` never comes to less than this.
     pub starved_min: Duration,
 
+    /// How long a neighbour's intent to fetch a piece from afar keeps others from it, unless it is repeated.
+    pub lease_percent: u32,
+    /// `lease_percent` never comes to less than this.
+    pub lease_min: Duration,
+    /// A missing piece that is covered nearer by for this long, and up to twice as long by chance, is taken from afar
+    /// all the same.
+    pub patience_percent: u32,
+    /// `patience_percent` never comes to less than this.
+    pub patience_min: Duration,
+
     /// A transfer is slow when it takes this many times the usual (hundredths).
     pub slow_percent: u32,
     /// A neighbour that was slow to take a piece from a seeder gets no other by name for this long.
@@ -83,6 +95,7 @@ impl Default for Config {
             uploads_in_hand: 4,
             fetches_coming: 5,
             named_extra: 2,
+            fetches_from_afar: 1,
             writing_max: 8,
             choices: 2,
             released_max: 8,
@@ -99,6 +112,10 @@ impl Default for Config {
             repair_min: Duration::from_secs(1),
             starved_percent: 4000,
             starved_min: Duration::from_secs(2),
+            lease_percent: 800,
+            lease_min: Duration::from_millis(500),
+            patience_percent: 3200,
+            patience_min: Duration::from_secs(1),
             slow_percent: 300,
             slow_pause_percent: 6400,
             stall_percent: 400,

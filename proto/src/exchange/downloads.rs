@@ -19,7 +19,8 @@ impl Exchange {
             return Err(Fault::Protocol("a grant of a piece it does not hold"));
         }
         let beyond = if named.is_some() { self.config.named_extra } else { 0 };
-        let busy = self.fetches.slots_held() >= self.config.fetches_coming + beyond
+        let busy = self.fetches.slots_held() >= self.most_coming(slot) + beyond
+            || self.is_rack_busy(now, slot)
             || self.fetches.writing().len() >= self.config.writing_max;
         let choice = if self.settled.is_full() {
             Err(Declined::Nothing)
@@ -30,6 +31,7 @@ impl Exchange {
         };
         match choice {
             Ok(piece) => {
+                self.note_fed(now, slot);
                 self.fetches.ask(now, key, piece);
                 self.send(key, Message::Request(piece));
             }
@@ -40,19 +42,25 @@ impl Exchange {
 
     /// The piece to ask of a granter: the named one, else its rarest, else one that someone else is slow to send.
     fn choose(&mut self, now: Time, slot: usize, named: Option<PieceIndex>) -> Option<PieceIndex> {
+        let open = self.offered_by(now, slot);
         let peer = &self.neighbours.all()[slot];
+        let offered = open.as_ref().unwrap_or(&peer.shown);
         let coming = self.fetches.coming();
         if let Some(piece) = named {
-            return (!self.settled.contains(piece) && !coming.contains(piece)).then_some(piece);
+            let wanted = offered.contains(piece) && !self.settled.contains(piece) && !coming.contains(piece);
+            return wanted.then_some(piece);
         }
         let copies = self.neighbours.copies();
-        let picked = picker::rarest(&peer.shown, &self.settled, coming, copies, &mut self.rng);
+        let picked = picker::rarest(offered, &self.settled, coming, copies, &mut self.rng);
         if picked.is_some() || self.down.transfer().is_none() {
             // Before one transfer was measured nobody can say which request is old.
             return picked;
         }
+        if self.fetches.coming().count() + self.settled.count() < self.pieces.len() {
+            return None;
+        }
         let overdue = percent(self.block_time(), self.config.endgame_percent).max(self.config.endgame_min);
-        self.fetches.overdue(&peer.shown, peer.key, now, overdue)
+        self.fetches.overdue(offered, peer.key, now, overdue)
     }
 
     /// A shown piece is to be had there no more; a request for it is off, though its bytes may still come.

@@ -3,7 +3,7 @@
 use crate::exchange::Bitfield;
 use crate::image::PieceIndex;
 
-/// Most pieces that one [`Message::Have`] announces.
+/// Most pieces that one [`Message::Have`], [`Message::Covered`] or [`Message::Uncovered`] names.
 pub const HAVES_PER_MESSAGE_MAX: usize = 1024;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +23,14 @@ pub enum Message {
     Cancel(PieceIndex),
     /// "I announced this piece and hold it no more." A request for it is off.
     Withdraw(PieceIndex),
+    /// "I am fetching this piece from farther away than you are: have it from me" (`live`), or "I am not, any more".
+    /// Holds for a lease, and longer when it is repeated.
+    Intent { piece: PieceIndex, live: bool },
+    /// "These are to be had nearer to me than you are: do not grant for their sake." At most
+    /// [`HAVES_PER_MESSAGE_MAX`], not empty; only said to peers outside the rack.
+    Covered(Vec<PieceIndex>),
+    /// Takes [`Message::Covered`] back.
+    Uncovered(Vec<PieceIndex>),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

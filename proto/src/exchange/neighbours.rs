@@ -1,8 +1,10 @@
 //! The peers of one exchange and what they show.
 
+use super::racks::HeardIntents;
 use super::{Bitfield, PeerKey};
 use crate::image::PieceIndex;
 use crate::time::Time;
+use crate::zone::Distance;
 
 /// Most pieces remembered per peer that were asked for, given up, and may still arrive. A peer sends one piece at a
 /// time, so more cannot be on their way.
@@ -14,6 +16,7 @@ const RECENT_PER_PEER_MAX: usize = 8;
 #[derive(Debug)]
 pub(super) struct Peer {
     pub(super) key: PeerKey,
+    pub(super) distance: Distance,
     /// Whether its announcement came; before that nothing else may.
     pub(super) announced: bool,
     /// It announced itself as a seeder: it holds `shown`, but that does not count as a copy to rely on.
@@ -21,7 +24,11 @@ pub(super) struct Peer {
     pub(super) shown: Bitfield,
     /// Pieces that it will never ask for.
     unwanted: Option<Bitfield>,
-    /// Pieces held here that it does not show and may want.
+    /// Pieces that it has nearer by than here, as it says.
+    pub(super) covered: Option<Bitfield>,
+    /// Pieces that it is fetching from afar.
+    pub(super) intents: HeardIntents,
+    /// Pieces held here that it does not show and may want from here.
     pub(super) lacking: u32,
     pub(super) upload: Upload,
     /// No grant before this.
@@ -33,6 +40,8 @@ pub(super) struct Peer {
     pub(super) sated: bool,
     /// As a target of super-seeding: its last push was slow, so it gets no other before this.
     pub(super) slow_until: Time,
+    /// Pieces given to it by name that it shared with nobody.
+    pub(super) let_down: u32,
     /// When it last showed a piece that did not come from here.
     pub(super) fed_elsewhere: Time,
     /// Asked of it and given up: may still arrive, without blame.
@@ -81,9 +90,10 @@ impl Peer {
         bounded_push(&mut self.abandoned, piece, ABANDONED_PER_PEER_MAX);
     }
 
-    /// Whether it does not show a piece that it may want.
+    /// Whether it does not show a piece that it may want from here.
     pub(super) fn lacks(&self, piece: PieceIndex) -> bool {
-        !self.shown.contains(piece) && self.unwanted.as_ref().is_none_or(|unwanted| !unwanted.contains(piece))
+        let free = |set: &Option<Bitfield>| set.as_ref().is_none_or(|set| !set.contains(piece));
+        !self.shown.contains(piece) && free(&self.unwanted) && free(&self.covered)
     }
 
     /// Whether it can be granted a piece of its own choice at `now`.
@@ -130,6 +140,11 @@ impl Neighbours {
         self.copies[piece.at()]
     }
 
+    /// Neighbours that fetch.
+    pub(super) fn takers(&self) -> usize {
+        self.peers.iter().filter(|peer| peer.announced && !peer.seeder).count()
+    }
+
     /// Pieces that no neighbour shows.
     pub(super) fn unseen(&self) -> usize {
         self.unseen
@@ -152,21 +167,25 @@ impl Neighbours {
     }
 
     /// Returns whether the peer is new.
-    pub(super) fn insert(&mut self, key: PeerKey, now: Time) -> bool {
+    pub(super) fn insert(&mut self, key: PeerKey, distance: Distance, now: Time) -> bool {
         let Err(slot) = self.keys.binary_search(&key) else { return false };
         assert!(self.peers.len() < usize::from(u16::MAX), "the driver bounds its connections far below this");
         let peer = Peer {
             key,
+            distance,
             announced: false,
             seeder: false,
             shown: Bitfield::empty(self.copies.len()),
             unwanted: None,
+            covered: None,
+            intents: HeardIntents::default(),
             lacking: 0,
             upload: Upload::Idle,
             not_before: Time::ZERO,
             declines: 0,
             sated: false,
             slow_until: Time::ZERO,
+            let_down: 0,
             fed_elsewhere: now,
             abandoned: Vec::new(),
             recent: Vec::new(),
@@ -220,6 +239,7 @@ impl Neighbours {
         if !peer.shown.insert(piece) {
             return false;
         }
+        peer.intents.forget(piece);
         peer.lacking -= u32::from(lacked && held.contains(piece));
         if !peer.seeder {
             self.unseen -= usize::from(self.copies[piece.at()] == 0);
@@ -238,6 +258,22 @@ impl Neighbours {
         if !peer.seeder {
             self.copies[piece.at()] -= 1;
             self.unseen += usize::from(self.copies[piece.at()] == 0);
+        }
+    }
+
+    /// A peer has a piece nearer by than here from now on, or no more.
+    pub(super) fn cover(&mut self, slot: usize, piece: PieceIndex, covered: bool, held: &Bitfield) {
+        let pieces = self.copies.len();
+        let peer = &mut self.peers[slot];
+        let lacked = peer.lacks(piece);
+        let set = peer.covered.get_or_insert_with(|| Bitfield::empty(pieces));
+        if covered {
+            set.insert(piece);
+        } else {
+            set.remove(piece);
+        }
+        if held.contains(piece) {
+            peer.lacking = peer.lacking + u32::from(peer.lacks(piece)) - u32::from(lacked);
         }
     }
 
@@ -281,9 +317,9 @@ impl Neighbours {
 
 /// How many pieces of `held` the peer does not show and may want.
 fn count_lacking(peer: &Peer, held: &Bitfield) -> u32 {
-    match &peer.unwanted {
-        Some(_) => held.iter().map(|piece| u32::from(peer.lacks(piece))).sum(),
-        None => {
+    match (&peer.unwanted, &peer.covered) {
+        (Some(_), _) | (_, Some(_)) => held.iter().map(|piece| u32::from(peer.lacks(piece))).sum(),
+        (None, None) => {
             let words = held.words().iter().zip(peer.shown.words());
             words.map(|(held, shown)| (held & !shown).count_ones()).sum()
         }

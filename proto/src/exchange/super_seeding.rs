@@ -1,12 +1,31 @@
 //! Which piece a seeder gives next: each one once before any twice, then what the swarm lost.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use rand::Rng;
 
+use super::pace::Pace;
 use super::{Bitfield, PeerKey};
 use crate::image::PieceIndex;
 use crate::time::Time;
+
+/// Neighbours that have to show a piece before it counts as spreading. One may be the very one that it was given to,
+/// and that one may be dying, cut off, or a liar whom nobody asks any more.
+const COPIES_SAFE: u16 = 2;
+
+/// Times that pieces usually take to their second copy, after which one that has none is given again.
+const SPREADS_PATIENCE: u32 = 4;
+
+/// A piece to look at again.
+#[derive(Clone, Copy, Debug)]
+struct Watch {
+    at: Time,
+    piece: PieceIndex,
+    given: Time,
+    /// Who got it by name.
+    to: Option<PeerKey>,
+}
 
 /// A seeder's first copy and its repairs.
 ///
@@ -21,8 +40,12 @@ pub(super) struct SuperSeeding {
     /// whenever it meets pieces that came from elsewhere. Two seeders that do not know of each other so give
     /// different pieces instead of walking side by side.
     cursor: usize,
-    /// Pieces to look at again, oldest first.
-    watch: VecDeque<(Time, PieceIndex)>,
+    /// Pieces to look at again, oldest first, with whom they were given to.
+    watch: VecDeque<Watch>,
+    /// Empty but within [`SuperSeeding::look_again`].
+    late: Vec<Watch>,
+    /// From giving a piece to its second copy.
+    spread: Pace,
     watched: Bitfield,
     /// Neighbour that got the last grant by name: the next one in key order is next.
     pub(super) last_target: Option<PeerKey>,
@@ -39,6 +62,8 @@ impl SuperSeeding {
             repairs: Bitfield::empty(held.len()),
             cursor: start,
             watch: VecDeque::new(),
+            late: Vec::new(),
+            spread: Pace::default(),
             watched: Bitfield::empty(held.len()),
             last_target: None,
             chosen: 0,
@@ -58,12 +83,17 @@ impl SuperSeeding {
             self.cursor = rng.random_range(0..copies.len());
         }
         while let Some(piece) = self.repairs.first_from(0) {
-            if copies[piece.at()] == 0 {
+            if copies[piece.at()] < COPIES_SAFE {
                 return Some(piece);
             }
             self.repairs.remove(piece);
         }
         None
+    }
+
+    /// Whether every piece has been given and none has to be given again.
+    pub(super) fn has_nothing_to_name(&self) -> bool {
+        self.fresh.is_empty() && self.repairs.is_empty()
     }
 
     pub(super) fn take(&mut self, piece: PieceIndex) {
@@ -78,24 +108,57 @@ impl SuperSeeding {
         }
     }
 
-    /// Looks at the piece again at `at`.
-    pub(super) fn watch(&mut self, piece: PieceIndex, at: Time) {
+    /// Looks at the piece again at `at`: whether it has spread from `to`, who got it at `given`.
+    pub(super) fn watch(&mut self, piece: PieceIndex, given: Time, at: Time, to: Option<PeerKey>) {
         if self.watched.insert(piece) {
-            self.watch.push_back((at, piece));
+            let place = self.watch.partition_point(|watch| watch.at <= at);
+            self.watch.insert(place, Watch { at, piece, given, to });
         }
     }
 
-    /// Moves pieces that no neighbour shows although their time is up to the repairs.
-    pub(super) fn look_again(&mut self, now: Time, copies: &[u16]) {
-        while let Some(&(at, piece)) = self.watch.front() {
+    /// Moves pieces that too few neighbours show although their time is up to the repairs. Returns those who let
+    /// them down. A piece that one neighbour shows has `patience` more, or four times what others took.
+    pub(super) fn look_again(
+        &mut self,
+        now: Time,
+        copies: &[u16],
+        neighbours: usize,
+        patience: Duration,
+    ) -> Vec<PeerKey> {
+        let safe = COPIES_SAFE.min(u16::try_from(neighbours).unwrap_or(u16::MAX));
+        let patience = patience.max(self.spread.transfer().unwrap_or_default() * SPREADS_PATIENCE);
+        let mut idle = Vec::new();
+        while let Some(&Watch { at, piece, given, to }) = self.watch.front() {
             if at > now {
-                return;
+                break;
             }
             self.watch.pop_front();
             self.watched.remove(piece);
-            if copies[piece.at()] == 0 && !self.fresh.contains(piece) {
-                self.repairs.insert(piece);
+            let copies = copies[piece.at()];
+            if copies >= safe || self.fresh.contains(piece) {
+                continue;
             }
+            if copies > 0 && now < given + patience {
+                self.late.push(Watch { at: given + patience, piece, given, to });
+                continue;
+            }
+            self.repairs.insert(piece);
+            idle.extend(to);
+        }
+        for late in std::mem::take(&mut self.late) {
+            let place = self.watch.partition_point(|watch| watch.at <= late.at);
+            self.watch.insert(place, late);
+            self.watched.insert(late.piece);
+        }
+        idle
+    }
+
+    /// A second neighbour shows a piece: what it took is what it takes.
+    pub(super) fn note_spread(&mut self, now: Time, piece: PieceIndex) {
+        if self.watched.contains(piece)
+            && let Some(watch) = self.watch.iter().find(|watch| watch.piece == piece)
+        {
+            self.spread.sample(now.since(watch.given));
         }
     }
 
@@ -107,7 +170,7 @@ impl SuperSeeding {
     pub(super) fn lose(&mut self, piece: PieceIndex) {
         self.take(piece);
         if self.watched.remove(piece) {
-            self.watch.retain(|&(_, watched)| watched != piece);
+            self.watch.retain(|watch| watch.piece != piece);
         }
     }
 
@@ -117,7 +180,7 @@ impl SuperSeeding {
         }
         assert!(!self.repairs.has_any_not_in(held));
         assert_eq!(self.watch.len(), self.watched.count());
-        assert!(self.watch.iter().all(|&(_, piece)| self.watched.contains(piece)));
+        assert!(self.watch.iter().all(|watch| self.watched.contains(watch.piece)));
     }
 }
 

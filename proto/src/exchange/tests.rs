@@ -53,7 +53,7 @@ impl Solo {
 
     /// Connects a peer that announces `announcement`, and says what the exchange does about it.
     fn meet(&mut self, now: Time, peer: u32, announcement: Announcement) -> Vec<Output> {
-        self.exchange.handle_connected(now, PeerKey(peer));
+        self.exchange.handle_connected(now, PeerKey(peer), Distance::NONE);
         let mut outputs = self.drain();
         outputs.extend(self.say(now, peer, Message::Announce(announcement)));
         outputs
@@ -517,7 +517,7 @@ fn what_the_protocol_forbids_disconnects() {
     ];
     for (what, messages) in forbidden {
         let mut node = Solo::node(2, [0]);
-        node.exchange.handle_connected(at(0), PeerKey(1));
+        node.exchange.handle_connected(at(0), PeerKey(1), Distance::NONE);
         let (last, before) = messages.split_last().unwrap();
         for message in before {
             assert_eq!(fault_of(&node.say(at(1), 1, message.clone())), None, "{what}, too early");

@@ -6,12 +6,16 @@ use rand::Rng;
 
 use super::neighbours::{Peer, Upload};
 use super::pace::percent;
+use super::super_seeding::SuperSeeding;
 use super::{Declined, Event, Exchange, Fault, Message, Output, PeerKey};
 use crate::image::PieceIndex;
 use crate::time::Time;
+use crate::zone::{Distance, ZONE_LEVELS_MAX};
 
 /// Doublings of the wait after declines in a row.
 const RETRY_DOUBLINGS_MAX: u32 = 2;
+/// Pieces that a neighbour may get by name from a seeder and share with nobody.
+const LET_DOWN_MAX: u32 = 1;
 
 impl Exchange {
     /// Grants until every slot is taken or no neighbour is left to grant to. Every change on the upload side ends
@@ -41,22 +45,36 @@ impl Exchange {
     fn survey(&mut self, now: Time) -> usize {
         let quota_left = self.quota_left();
         let starved_since = self.starved_since(now);
+        // The starved come after what the whole swarm waits for.
+        let nothing_to_name = self.seeding.as_ref().is_none_or(SuperSeeding::has_nothing_to_name);
         let mut taken = 0;
+        let mut near = [0; ZONE_LEVELS_MAX + 1];
+        let mut far_in_hand = [0; ZONE_LEVELS_MAX + 1];
         self.candidates.clear();
+        self.far_candidates.clear();
         self.retry_at = None;
         self.uploads_under_way = false;
         for (slot, peer) in self.neighbours.all().iter().enumerate() {
+            near[peer.distance.levels()] += usize::from(peer.announced && !peer.seeder);
             if peer.upload != Upload::Idle {
+                far_in_hand[peer.distance.levels()] += usize::from(peer.upload.holds_slot());
                 taken += usize::from(peer.upload.holds_slot());
                 self.uploads_under_way = true;
             } else if peer.lacking > 0 && !peer.seeder {
                 self.uploads_under_way |= self.seeding.is_some();
                 if peer.not_before > now {
                     self.retry_at = Some(self.retry_at.map_or(peer.not_before, |at| at.min(peer.not_before)));
-                } else if self.seeding.is_none() || quota_left || peer.fed_elsewhere < starved_since {
-                    self.candidates.push(slot);
+                } else if self.seeding.is_none()
+                    || quota_left
+                    || nothing_to_name && peer.fed_elsewhere < starved_since
+                {
+                    let far = self.seeding.is_none() && peer.distance > Distance::NONE;
+                    if far { &mut self.far_candidates } else { &mut self.candidates }.push(slot);
                 }
             }
+        }
+        if !self.far_candidates.is_empty() {
+            self.bound_far(near, far_in_hand);
         }
         taken
     }
@@ -82,13 +100,16 @@ impl Exchange {
                 return true;
             }
             // None of them wants it: others may come.
-            seeding.watch(piece, look_again);
+            seeding.watch(piece, now, look_again, None);
         }
         false
     }
 
     /// Grants a piece of its choice to the less complete of a few random candidates, who is one no more.
     fn grant_by_choice(&mut self, now: Time) -> bool {
+        if !self.far_candidates.is_empty() && self.grant_far(now) {
+            return true;
+        }
         let candidates = &mut self.candidates;
         let mut best: Option<usize> = None;
         for drawn in 0..self.config.choices.min(candidates.len()) {
@@ -109,7 +130,7 @@ impl Exchange {
         true
     }
 
-    fn grant(&mut self, now: Time, key: PeerKey, piece: Option<PieceIndex>) {
+    pub(super) fn grant(&mut self, now: Time, key: PeerKey, piece: Option<PieceIndex>) {
         let peer = self.neighbours.peer(key).expect("granted to a neighbour");
         peer.upload = Upload::Granted { piece, since: now, holds_slot: true };
         self.send(key, Message::Grant(piece));
@@ -150,7 +171,7 @@ impl Exchange {
             let look_again = now + self.repair_after();
             if let Some(seeding) = &mut self.seeding {
                 seeding.take(piece);
-                seeding.watch(piece, look_again);
+                seeding.watch(piece, now, look_again, named.map(|_| key));
             }
         } else {
             // It crossed our withdrawal, which tells the peer.
@@ -261,7 +282,24 @@ impl Exchange {
         if let Some(seeding) = &mut self.seeding
             && self.held.contains(piece)
         {
-            seeding.watch(piece, look_again);
+            seeding.watch(piece, now, look_again, None);
+        }
+    }
+
+    /// A seeder looks whether what it gave has spread. Who has shared nothing of it gets no other piece by name for a
+    /// while, and after [`LET_DOWN_MAX`] such pieces only when nobody else is there: it is cut off, or lies to
+    /// everybody.
+    pub(super) fn look_at_given(&mut self, now: Time) {
+        let pause = percent(self.block_time(), self.config.slow_pause_percent);
+        let patience = self.repair_after() * 2;
+        let Some(seeding) = &mut self.seeding else { return };
+        let copies = self.neighbours.copies();
+        for key in seeding.look_again(now, copies, self.neighbours.takers(), patience) {
+            if let Some(peer) = self.neighbours.peer(key) {
+                peer.let_down += 1;
+                let again = peer.let_down > LET_DOWN_MAX;
+                peer.slow_until = if again { Time::from_nanos(u64::MAX) } else { now + pause };
+            }
         }
     }
 

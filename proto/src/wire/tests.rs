@@ -14,7 +14,7 @@ fn peer(port: u16) -> PeerAddresses {
     PeerAddresses {
         id: Keypair::ed25519_from_bytes([port.to_le_bytes()[0]; 32]).unwrap().public().to_peer_id(),
         addresses,
-        rack: "r1".into(),
+        rack: "row3/r1".parse().unwrap(),
     }
 }
 
@@ -50,7 +50,7 @@ fn every_frame_comes_back_as_it_went() {
         assert_eq!(back.check(&list).unwrap(), (message, None));
     }
     let frames = [
-        Frame::Hello(Hello { role: PeerRole::Seeder, ports: vec![1, 65535], rack: "r/1".into() }),
+        Frame::Hello(Hello { role: PeerRole::Seeder, ports: vec![1, 65535], rack: "r/1".parse().unwrap() }),
         Frame::PeersWanted,
         Frame::Peers(vec![peer(1), peer(2)]),
         Frame::Peers(Vec::new()),

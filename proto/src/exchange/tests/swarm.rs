@@ -79,7 +79,7 @@ impl Net {
         for (host, key) in [(one, there), (other, back)] {
             let now = self.now;
             if let Some(exchange) = &mut self.hosts[host] {
-                exchange.handle_connected(now, key);
+                exchange.handle_connected(now, key, Distance::NONE);
             }
             self.perform(host);
         }
