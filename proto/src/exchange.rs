@@ -10,6 +10,7 @@ pub mod bitfield;
 mod config;
 mod downloads;
 mod event;
+mod famine;
 mod fetches;
 mod haves;
 pub mod message;
@@ -31,6 +32,7 @@ pub use config::Config;
 pub use event::{Event, Fault, Output, Receipt};
 pub use message::{Announcement, Declined, Message};
 
+use famine::Famine;
 use fetches::Fetches;
 use haves::Haves;
 use neighbours::{Neighbours, Upload};
@@ -79,6 +81,7 @@ pub struct Exchange {
     neighbours: Neighbours,
     fetches: Fetches,
     haves: Haves,
+    famine: Famine,
     racks: Racks,
     /// This exchange's share of the node's uploads in hand.
     upload_share: usize,
@@ -123,6 +126,7 @@ impl Exchange {
             held,
             unwanted: None,
             haves: Haves::default(),
+            famine: Famine::default(),
             racks: Racks::default(),
             seeding,
             down: Pace::default(),
@@ -285,6 +289,7 @@ impl Exchange {
             self.release_uploads(now);
             self.look_at_given(now);
         }
+        self.look_for_famine(now);
         self.refill(now);
         self.plan_timeout(now);
     }
@@ -356,7 +361,7 @@ impl Exchange {
         let mut settled = self.held.clone();
         self.unwanted.iter().for_each(|unwanted| settled.insert_all(unwanted));
         assert_eq!(self.settled, settled);
-        let most = self.config.fetches_coming + self.config.fetches_from_afar;
+        let most = self.config.fetches_coming + self.config.fetches_from_afar + self.config.named_extra;
         assert!(self.fetches.slots_held() <= most);
         for fetch in self.fetches.asked() {
             assert!(self.neighbours.slot(fetch.from).is_some(), "{fetch:?} of a peer that is gone");
@@ -464,7 +469,10 @@ impl Exchange {
         let look_after = percent(self.block_time(), LOOK_INTERVAL_PERCENT);
         let look_at = now + look_after.clamp(LOOK_INTERVAL_MIN, LOOK_INTERVAL_MAX);
         self.look_at = under_way.then(|| self.look_at.unwrap_or(look_at));
+        self.plan_famine(now);
         let haves = self.haves.due(self.have_interval());
-        self.timeout = [haves, self.retry_at, self.look_at, self.racks.due()].into_iter().flatten().min();
+        let famine = self.famine.look_at();
+        self.timeout =
+            [haves, self.retry_at, self.look_at, self.racks.due(), famine].into_iter().flatten().min();
     }
 }

@@ -435,6 +435,13 @@ impl Driver {
                 tracing::info!(list = %trade.list.name(), pieces = trade.list.len(), "every piece is held")
             }
             Event::Replicated => self.tell_replicated(),
+            Event::Unavailable { pieces } => match pieces.first() {
+                Some(first) => {
+                    let (list, first, missing) = (trade.list.name(), first.get(), pieces.len());
+                    tracing::warn!(%list, first, missing, "no peer here has the missing pieces")
+                }
+                None => tracing::info!(list = %trade.list.name(), "the missing pieces are to be had again"),
+            },
             Event::Held { .. } | Event::Corrupt { .. } | Event::Duplicate { .. } | Event::Sent { .. } => {}
         }
     }

@@ -9,11 +9,16 @@ use std::time::Duration;
 /// finished transfers, within [`Config::block_time_min`] and [`Config::block_time_max`].
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Pieces an uploader sends or has granted at once. Below 3 the round trip of a grant shows; far above, pieces
-    /// queue and late binding is lost.
+    /// Pieces an uploader sends or has granted at once. Fewer spread a new piece faster, since a transfer shares the
+    /// link with so many others (3 for 4: 1.043 for 1.047 of the bound at 1000 nodes and 500 pieces), but leave the
+    /// link idle when the round trip of a grant grows to half a block-time (1.105 for 1.080 at 300 and 300) or an
+    /// upload ends only when the far end confirms it (1.153 for 1.106; there 5 would do better, 1.089).
     pub uploads_in_hand: usize,
     /// Pieces a receiver has coming before it declines: one more than `uploads_in_hand`.
     pub fetches_coming: usize,
+    /// Grants by name that a receiver takes up beyond `fetches_coming`: such a piece comes from a seeder, and until it
+    /// has a taker nobody else can spread it.
+    pub named_extra: usize,
     /// Pieces that a receiver takes from outside its rack beyond `fetches_coming`: the whole rack waits for them.
     pub fetches_from_afar: usize,
     /// Pieces received but not yet verified and stored before a receiver declines: a slow disk slows the peers.
@@ -30,8 +35,11 @@ pub struct Config {
     /// A block-time is never taken as more: 1 MiB at 1 Mbit/s.
     pub block_time_max: Duration,
 
-    /// Wait after a first decline, ± half at random, doubled by each further one up to four times.
+    /// Wait after a first decline of a busy neighbour, ± half at random, doubled by each further one up to four times.
     pub retry_percent: u32,
+    /// Wait after a decline of a neighbour to which everything is coming already, ± half at random; a piece that it
+    /// lacks ends the wait as soon as it is held here. The grant after it is for the endgame.
+    pub sated_percent: u32,
     /// Least time between two batches of haves: the first of a burst leaves at once.
     pub have_interval_percent: u32,
     /// `have_interval_percent` never comes to more than this.
@@ -70,6 +78,9 @@ pub struct Config {
     pub stall_min: Duration,
     /// … and at the latest after this.
     pub stall_max: Duration,
+    /// Nothing arrived for this long: missing pieces that no neighbour shows are called unavailable. More than a
+    /// seeder takes to reconnect after a hiccup, less than anyone watches in silence.
+    pub unavailable_after: Duration,
     /// A grant unanswered for this long holds its slot no more. Its peer gets no other until it answers.
     pub grant_timeout: Duration,
 
@@ -83,6 +94,7 @@ impl Default for Config {
         Self {
             uploads_in_hand: 4,
             fetches_coming: 5,
+            named_extra: 2,
             fetches_from_afar: 1,
             writing_max: 8,
             choices: 2,
@@ -90,7 +102,8 @@ impl Default for Config {
             block_time_start: Duration::from_millis(20),
             block_time_min: Duration::from_millis(1),
             block_time_max: Duration::from_secs(8),
-            retry_percent: 50,
+            retry_percent: 25,
+            sated_percent: 800,
             have_interval_percent: 25,
             have_interval_max: Duration::from_millis(20),
             endgame_percent: 800,
@@ -108,6 +121,7 @@ impl Default for Config {
             stall_percent: 400,
             stall_min: Duration::from_secs(3),
             stall_max: Duration::from_secs(30),
+            unavailable_after: Duration::from_secs(5),
             grant_timeout: Duration::from_secs(2),
             seeder_quota_permille: 0,
         }

@@ -18,7 +18,8 @@ impl Exchange {
         if named.is_some_and(|piece| !shown.contains(piece)) {
             return Err(Fault::Protocol("a grant of a piece it does not hold"));
         }
-        let busy = self.fetches.slots_held() >= self.most_coming(slot)
+        let beyond = if named.is_some() { self.config.named_extra } else { 0 };
+        let busy = self.fetches.slots_held() >= self.most_coming(slot) + beyond
             || self.is_rack_busy(now, slot)
             || self.fetches.writing().len() >= self.config.writing_max;
         let choice = if self.settled.is_full() {
@@ -82,6 +83,7 @@ impl Exchange {
     pub fn handle_progress(&mut self, now: Time, peer: PeerKey, piece: PieceIndex) {
         if let Some(fetch) = self.fetches.find(peer, piece) {
             fetch.heard = now;
+            self.famine.feed(now);
         }
     }
 
@@ -91,6 +93,7 @@ impl Exchange {
         let Some(neighbour) = self.neighbours.peer(peer) else { return Receipt::Duplicate };
         if let Some(fetch) = self.fetches.drop_request(peer, piece) {
             self.down.sample(now.since(fetch.since));
+            self.famine.feed(now);
         } else if let Some(at) = neighbour.abandoned.iter().position(|&abandoned| abandoned == piece) {
             neighbour.abandoned.remove(at);
         } else {

@@ -49,7 +49,7 @@ pub enum Fault {
 }
 
 /// What happened, for counters, progress and the simulator's report.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A piece was verified and stored.
     Held { piece: PieceIndex, from: PeerKey },
@@ -64,4 +64,9 @@ pub enum Event {
     Complete,
     /// Every piece is held by at least one neighbour (seeder only; said once per change).
     Replicated,
+    /// These missing pieces, in order, are shown by no neighbour and no seeder is a neighbour, and nothing at all has
+    /// arrived for [`Config::unavailable_after`](super::Config::unavailable_after): they are lost unless a peer comes
+    /// that holds them, or a neighbour's neighbour does and passes them on. Said again when they change; with no
+    /// pieces when all of them are to be had again; [`Event::Complete`] ends it too. Never said by a seeder, nor before there was a neighbour.
+    Unavailable { pieces: Vec<PieceIndex> },
 }

@@ -33,8 +33,11 @@ pub(super) struct Peer {
     pub(super) upload: Upload,
     /// No grant before this.
     pub(super) not_before: Time,
-    /// Declines in a row.
+    /// Declines in a row for being busy.
     pub(super) declines: u32,
+    /// It declined because all that is held here and missing there is coming to it: `not_before` ends with the next
+    /// piece that it lacks.
+    pub(super) sated: bool,
     /// As a target of super-seeding: its last push was slow, so it gets no other before this.
     pub(super) slow_until: Time,
     /// Pieces given to it by name that it shared with nobody.
@@ -180,6 +183,7 @@ impl Neighbours {
             upload: Upload::Idle,
             not_before: Time::ZERO,
             declines: 0,
+            sated: false,
             slow_until: Time::ZERO,
             let_down: 0,
             fed_elsewhere: now,
@@ -276,7 +280,12 @@ impl Neighbours {
     /// A piece is held here from now on.
     pub(super) fn gained_here(&mut self, piece: PieceIndex) {
         for peer in self.peers.iter_mut().filter(|peer| peer.announced) {
-            peer.lacking += u32::from(peer.lacks(piece));
+            if peer.lacks(piece) {
+                peer.lacking += 1;
+                if std::mem::take(&mut peer.sated) {
+                    peer.not_before = Time::ZERO;
+                }
+            }
         }
     }
 

@@ -1,6 +1,7 @@
 //! Scripts under virtual time: here, in `seeding` and in `unwanted` one exchange with the test as its
 //! neighbours, in `swarm` many exchanges.
 
+mod famine;
 mod seeding;
 mod share;
 mod swarm;
@@ -151,6 +152,28 @@ fn a_sixth_coming_piece_is_declined_as_busy() {
 }
 
 #[test]
+fn a_busy_node_still_takes_a_piece_that_a_seeder_names() {
+    let mut node = Solo::node(20, []);
+    for peer in 0..7 {
+        node.meet_node(at(0), peer, 0..20);
+    }
+    node.meet(at(0), 7, Announcement::Seeder);
+    for peer in 0..5 {
+        node.say(at(1), peer, Message::Grant(None));
+    }
+    let named = |node: &Solo| {
+        (0..20).map(piece).find(|&piece| !node.exchange.fetches.coming().contains(piece)).unwrap()
+    };
+    for peer in [7, 5] {
+        let piece = named(&node);
+        let outputs = node.say(at(1), peer, Message::Grant(Some(piece)));
+        assert_eq!(outputs, [send(peer, Message::Request(piece))]);
+    }
+    let outputs = node.say(at(1), 6, Message::Grant(Some(named(&node))));
+    assert_eq!(outputs, [send(6, Message::Decline(Declined::Busy))], "two and no more");
+}
+
+#[test]
 fn slow_sources_do_not_make_a_node_busy() {
     let mut node = Solo::node(20, []);
     for peer in 0..6 {
@@ -219,12 +242,36 @@ fn a_declined_uploader_waits_longer_each_time_and_never_all_alike() {
         let outputs = node.wait(now);
         assert_eq!(grants(&outputs), [(1, None)]);
     }
-    let retry = percent(Config::default().block_time_start, 50);
+    let retry = percent(Config::default().block_time_start, Config::default().retry_percent);
     for (wait, doublings) in waits.iter().zip([0, 1, 2, 2]) {
         let usual = retry * (1 << doublings);
         assert!(*wait >= usual / 2 && *wait <= usual * 3 / 2, "{waits:?}");
     }
     assert_ne!(waits[2], waits[3]);
+}
+
+#[test]
+fn a_sated_neighbour_is_granted_to_again_with_the_next_piece_it_lacks() {
+    let mut node = Solo::node(3, [0]);
+    assert_eq!(grants(&node.meet_node(at(0), 1, [])), [(1, None)]);
+    node.meet_node(at(0), 2, [0, 1, 2]);
+    node.say(at(0), 1, Message::Decline(Declined::Nothing));
+    node.say(at(1), 2, Message::Grant(None));
+    let asked = node.exchange.fetches.asked()[0].piece;
+    assert_eq!(node.exchange.handle_received(at(2), PeerKey(2), asked), Receipt::Wanted);
+    node.exchange.handle_stored(at(2), asked);
+    assert_eq!(grants(&node.drain()), [(1, None)]);
+}
+
+#[test]
+fn a_sated_neighbour_is_left_alone_until_a_request_may_be_overdue() {
+    let mut node = Solo::node(3, [0]);
+    node.meet_node(at(0), 1, []);
+    node.say(at(0), 1, Message::Decline(Declined::Nothing));
+    let wait = percent(Config::default().block_time_start, Config::default().sated_percent);
+    let wait_ms = u64::try_from(wait.as_millis()).unwrap();
+    assert_eq!(grants(&node.wait(at(wait_ms / 2 - 1))), []);
+    assert_eq!(grants(&node.wait(at(wait_ms * 3 / 2 + 1))), [(1, None)]);
 }
 
 #[test]

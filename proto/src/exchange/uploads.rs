@@ -183,16 +183,25 @@ impl Exchange {
 
     pub(super) fn on_decline(&mut self, now: Time, key: PeerKey, why: Declined) -> Result<(), Fault> {
         let retry = percent(self.block_time(), self.config.retry_percent);
+        let sated = percent(self.block_time(), self.config.sated_percent);
         let Some(peer) = self.neighbours.peer(key) else { return Ok(()) };
         let Upload::Granted { piece: named, .. } = peer.upload else {
             return Err(Fault::Protocol("a decline without a grant"));
         };
         peer.upload = Upload::Idle;
-        let retry = retry * (1 << peer.declines.min(RETRY_DOUBLINGS_MAX));
-        peer.declines = peer.declines.saturating_add(1);
-        // In tenths of a per mille of a doubled wait: half to one and a half of it, so that uploaders that were
-        // declined together do not come back together.
-        peer.not_before = now + retry * self.rng.random_range(500..1500) / 1000;
+        let wait = match why {
+            Declined::Busy => {
+                let doublings = peer.declines.min(RETRY_DOUBLINGS_MAX);
+                peer.declines = peer.declines.saturating_add(1);
+                retry * (1 << doublings)
+            }
+            Declined::Nothing => {
+                peer.sated = true;
+                sated
+            }
+        };
+        // Half to one and a half of it, so that uploaders that were declined together do not come back together.
+        peer.not_before = now + wait * self.rng.random_range(500..1500) / 1000;
         if let Some(named) = named {
             match why {
                 Declined::Busy => self.give_back(named),
