@@ -93,6 +93,7 @@ fn a_thousand_joins_in_a_second_make_a_random_graph_and_little_work_for_the_seed
     let mut world = joined(NODES, anywhere);
     let graph = assert_good(&world);
     assert!(graph.mean <= 36.0, "an announcement goes to each of them: {graph:?}");
+    assert!(graph.most <= 60, "nobody is full, so there is room for those who can only come: {graph:?}");
     let at_random = graph.mean / f64::from(NODES);
     assert!(graph.clustering <= 3.0 * at_random, "{at_random} at random: {graph:?}");
     assert!(graph.reach >= 0.18, "neighbours joined together: {graph:?}");
