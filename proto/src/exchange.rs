@@ -117,7 +117,7 @@ impl Exchange {
         let seeding = (role == Role::Seeder)
             .then(|| SuperSeeding::new(&held, rng.random_range(0..pieces.len().max(1))));
         Self {
-            upload_share: config.uploads_in_hand,
+            upload_share: usize::MAX,
             config,
             neighbours: Neighbours::new(pieces.len()),
             fetches: Fetches::new(pieces.len()),
@@ -297,7 +297,7 @@ impl Exchange {
     /// How many uploads this exchange may have in hand from now on, where the node's uplink serves others too: at
     /// least one, at most what the configuration says. What is in hand already is finished.
     pub fn handle_upload_share(&mut self, now: Time, uploads: usize) {
-        let share = uploads.clamp(1, self.config.uploads_in_hand.max(1));
+        let share = uploads.max(1);
         if std::mem::replace(&mut self.upload_share, share) < share {
             self.refill(now);
             self.plan_timeout(now);

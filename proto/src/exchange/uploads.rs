@@ -21,19 +21,23 @@ impl Exchange {
     /// Grants until every slot is taken or no neighbour is left to grant to. Every change on the upload side ends
     /// here, so this also notes when it has to be looked at again.
     pub(super) fn refill(&mut self, now: Time) {
-        while self.seeding.is_some() && self.slots_taken() < self.upload_share {
+        while self.seeding.is_some() && self.slots_taken() < self.uploads_max() {
             if !self.grant_by_name(now) {
                 break;
             }
         }
         let mut taken = self.survey(now);
-        while taken < self.upload_share && self.grant_by_choice(now) {
+        while taken < self.uploads_max() && self.grant_by_choice(now) {
             // A seeder's quota may just have ended.
             taken = if self.seeding.is_some() { self.survey(now) } else { taken + 1 };
         }
-        if taken >= self.upload_share {
+        if taken >= self.uploads_max() {
             self.retry_at = None;
         }
+    }
+
+    fn uploads_max(&self) -> usize {
+        self.upload_share.min(self.config.uploads_in_hand)
     }
 
     fn slots_taken(&self) -> usize {

@@ -6,7 +6,7 @@ use super::*;
 fn uploads_keep_to_a_share_and_grow_with_it() {
     let mut node = Solo::node(8, 0..8);
     node.exchange.handle_upload_share(at(0), 1);
-    for peer in 0..6 {
+    for peer in 0..12 {
         node.meet_node(at(0), peer, []);
     }
     let granted =
@@ -37,4 +37,12 @@ fn who_has_nothing_to_give_wants_no_share() {
     assert!(!node.exchange.wants_uploads());
     node.meet_node(at(0), 2, []);
     assert!(node.exchange.wants_uploads());
+}
+
+#[test]
+fn a_seeder_keeps_to_its_share_too() {
+    let mut seeder = Solo::seeder(8);
+    seeder.exchange.handle_upload_share(at(0), 2);
+    let given: usize = (0..6).map(|peer| grants(&seeder.meet_node(at(0), peer, [])).len()).sum();
+    assert_eq!(given, 2);
 }
