@@ -4,4 +4,5 @@
 
 pub(crate) mod conservation;
 pub(crate) mod liveness;
+pub(crate) mod lost;
 pub(crate) mod offers;

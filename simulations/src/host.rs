@@ -33,8 +33,9 @@ pub(crate) struct Host<T> {
     pub(crate) alive: bool,
     pub(crate) dead: bool,
     pub(crate) joined: Time,
-    /// When it held everything.
+    /// When it held everything, or had said of the rest that it is lost where that is the plan.
     pub(crate) finished: Option<Time>,
+    some_is_lost: bool,
     /// Earliest wake-up planned, to plan no second one.
     timer: Option<Time>,
     /// When the processor and the disk are through with what they have.
@@ -104,6 +105,7 @@ impl<T: Trader> Host<T> {
             dead: false,
             joined: Time::ZERO,
             finished: None,
+            some_is_lost: false,
             timer: None,
             verifies_until: Time::ZERO,
             stores_until: Time::ZERO,
@@ -115,7 +117,8 @@ impl<T: Trader> Host<T> {
         }
     }
 
-    pub(crate) fn watch(&mut self, check_every: u64, trace: bool) {
+    pub(crate) fn watch(&mut self, check_every: u64, trace: bool, some_is_lost: bool) {
+        self.some_is_lost = some_is_lost;
         self.check_every = check_every;
         self.trace = trace.then(Trace::default);
     }
@@ -415,6 +418,11 @@ impl<T: Trader> Host<T> {
                 scene.tally.held(scene.now);
             }
             Said::Complete => self.finished = Some(scene.now),
+            Said::Unavailable { ref pieces } if self.some_is_lost => {
+                let held = self.trader.held();
+                let whole_truth = held.len() - held.count() == pieces.len();
+                self.finished = whole_truth.then_some(scene.now);
+            }
             Said::Replicated if self.member.dies == Death::OnceReplicated => {
                 self.plan(scene, scene.now, self.at, What::Die);
             }

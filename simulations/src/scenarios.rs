@@ -7,6 +7,7 @@ mod flash_crowd;
 mod huge_image;
 mod late_joiners;
 mod liars;
+mod lost_pieces;
 mod mixed_rates;
 mod partial_seeders;
 mod partition_heal;
@@ -46,6 +47,7 @@ pub(crate) const ALL: &[&Scenario] = &[
     &churn_heavy::SCENARIO,
     &seeder_lost::SCENARIO,
     &seeder_lost_at_once::SCENARIO,
+    &lost_pieces::SCENARIO,
     &partition_heal::SCENARIO,
     &firewalled::SCENARIO,
     &slow_peer_last_piece::SCENARIO,
@@ -97,6 +99,9 @@ pub(crate) struct Plan {
     /// Neighbours outside its rack, of a host that has one; inside it knows all, or as many as a host has at most.
     pub(crate) neighbours_outside: usize,
     pub(crate) partition: Option<Partition>,
+    /// Some pieces are to be had nowhere in the end: a node is done when it has said of each that it lacks that it is
+    /// not to be had.
+    pub(crate) some_is_lost: bool,
 }
 
 /// For a time, hosts of different [`Member::side`]s do not reach each other.
@@ -145,7 +150,7 @@ impl Plan {
     /// A flat network that stays whole.
     pub(crate) fn flat(stage: &Stage, members: Vec<Member>) -> Self {
         let pieces = stage.size.pieces;
-        Self { members, pieces, trunks: Vec::new(), neighbours_outside: 0, partition: None }
+        Self { members, pieces, trunks: Vec::new(), neighbours_outside: 0, partition: None, some_is_lost: false }
     }
 }
 

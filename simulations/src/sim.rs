@@ -15,7 +15,7 @@ use shoal_proto::image::PieceList;
 use shoal_proto::image::pieces::Piece;
 use shoal_proto::time::Time;
 
-use crate::checks::{conservation, liveness};
+use crate::checks::{conservation, liveness, lost};
 use crate::graph;
 use crate::history;
 use crate::host::{Connection, Host};
@@ -172,7 +172,7 @@ impl<T: Trader> Simulation<T> {
             let host = u32::try_from(at)?;
             let rate = options.node_bytes_per_s;
             let mut made = Host::new(host, member.clone(), trader, rate, &self.network);
-            made.watch(options.check_every, options.trace == Some(host));
+            made.watch(options.check_every, options.trace == Some(host), plan.some_is_lost);
             let shard = &mut self.shards[at % threads];
             shard.awaited += usize::from(made.is_awaited());
             shard.actors.push(Actor::Host(Box::new(made)));
@@ -248,6 +248,7 @@ impl<T: Trader> Simulation<T> {
             bail!("{stuck}: {}", liveness::lacking(&self.all_hosts()));
         }
         self.check_at_end()?;
+        lost::check(&self.all_hosts())?;
         Ok(self.outcome())
     }
 
