@@ -35,7 +35,7 @@ pub struct Config {
     /// A block-time is never taken as more: 1 MiB at 1 Mbit/s.
     pub block_time_max: Duration,
 
-    /// Wait after a first decline of a busy neighbour, ± half at random, doubled by each further one up to four times.
+    /// Wait after a first decline of a busy neighbour, ± half at random, doubled by each further one up to eight times.
     pub retry_percent: u32,
     /// Wait after a decline of a neighbour to which everything is coming already, ± half at random; a piece that it
     /// lacks ends the wait as soon as it is held here. The grant after it is for the endgame.

@@ -13,7 +13,7 @@ use crate::time::Time;
 use crate::zone::{Distance, ZONE_LEVELS_MAX};
 
 /// Doublings of the wait after declines in a row.
-const RETRY_DOUBLINGS_MAX: u32 = 2;
+const RETRY_DOUBLINGS_MAX: u32 = 3;
 /// Pieces that a neighbour may get by name from a seeder and share with nobody.
 const LET_DOWN_MAX: u32 = 1;
 
@@ -26,6 +26,11 @@ impl Exchange {
                 break;
             }
         }
+        if self.config.uploads_in_hand > 0 && self.slots_taken() >= self.config.uploads_in_hand {
+            self.retry_at = None;
+            self.uploads_under_way = true;
+            return;
+        }
         let mut taken = self.survey(now);
         while taken < self.config.uploads_in_hand && self.grant_by_choice(now) {
             // A seeder's quota may just have ended.
@@ -36,8 +41,10 @@ impl Exchange {
         }
     }
 
+    /// Slots taken, as far as they matter: the walk ends when all are.
     fn slots_taken(&self) -> usize {
-        self.neighbours.all().iter().filter(|peer| peer.upload.holds_slot()).count()
+        let taken = self.neighbours.all().iter().filter(|peer| peer.upload.holds_slot());
+        taken.take(self.config.uploads_in_hand).count()
     }
 
     /// One walk over the neighbours: notes the candidates for a grant, the end of the first wait and whether
