@@ -151,28 +151,6 @@ fn a_sixth_coming_piece_is_declined_as_busy() {
 }
 
 #[test]
-fn a_busy_node_still_takes_a_piece_that_a_seeder_names() {
-    let mut node = Solo::node(20, []);
-    for peer in 0..7 {
-        node.meet_node(at(0), peer, 0..20);
-    }
-    node.meet(at(0), 7, Announcement::Seeder);
-    for peer in 0..5 {
-        node.say(at(1), peer, Message::Grant(None));
-    }
-    let named = |node: &Solo| {
-        (0..20).map(piece).find(|&piece| !node.exchange.fetches.coming().contains(piece)).unwrap()
-    };
-    for peer in [7, 5] {
-        let piece = named(&node);
-        let outputs = node.say(at(1), peer, Message::Grant(Some(piece)));
-        assert_eq!(outputs, [send(peer, Message::Request(piece))]);
-    }
-    let outputs = node.say(at(1), 6, Message::Grant(Some(named(&node))));
-    assert_eq!(outputs, [send(6, Message::Decline(Declined::Busy))], "two and no more");
-}
-
-#[test]
 fn slow_sources_do_not_make_a_node_busy() {
     let mut node = Solo::node(20, []);
     for peer in 0..6 {
