@@ -361,7 +361,7 @@ impl Exchange {
         let mut settled = self.held.clone();
         self.unwanted.iter().for_each(|unwanted| settled.insert_all(unwanted));
         assert_eq!(self.settled, settled);
-        let most = self.config.fetches_coming + self.config.fetches_from_afar + self.config.named_extra;
+        let most = self.config.fetches_coming + self.config.fetches_from_afar;
         assert!(self.fetches.slots_held() <= most);
         for fetch in self.fetches.asked() {
             assert!(self.neighbours.slot(fetch.from).is_some(), "{fetch:?} of a peer that is gone");

@@ -16,9 +16,6 @@ pub struct Config {
     pub uploads_in_hand: usize,
     /// Pieces a receiver has coming before it declines: one more than `uploads_in_hand`.
     pub fetches_coming: usize,
-    /// Grants by name that a receiver takes up beyond `fetches_coming`: such a piece comes from a seeder, and until it
-    /// has a taker nobody else can spread it.
-    pub named_extra: usize,
     /// Pieces that a receiver takes from outside its rack beyond `fetches_coming`: the whole rack waits for them.
     pub fetches_from_afar: usize,
     /// Pieces received but not yet verified and stored before a receiver declines: a slow disk slows the peers.
@@ -35,7 +32,7 @@ pub struct Config {
     /// A block-time is never taken as more: 1 MiB at 1 Mbit/s.
     pub block_time_max: Duration,
 
-    /// Wait after a first decline of a busy neighbour, ± half at random, doubled by each further one up to four times.
+    /// Wait after a first decline of a busy neighbour, ± half at random, doubled by each further one up to eight times.
     pub retry_percent: u32,
     /// Wait after a decline of a neighbour to which everything is coming already, ± half at random; a piece that it
     /// lacks ends the wait as soon as it is held here. The grant after it is for the endgame.
@@ -94,7 +91,6 @@ impl Default for Config {
         Self {
             uploads_in_hand: 4,
             fetches_coming: 5,
-            named_extra: 2,
             fetches_from_afar: 1,
             writing_max: 8,
             choices: 2,

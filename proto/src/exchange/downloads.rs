@@ -18,8 +18,7 @@ impl Exchange {
         if named.is_some_and(|piece| !shown.contains(piece)) {
             return Err(Fault::Protocol("a grant of a piece it does not hold"));
         }
-        let beyond = if named.is_some() { self.config.named_extra } else { 0 };
-        let busy = self.fetches.slots_held() >= self.most_coming(slot) + beyond
+        let busy = self.fetches.slots_held() >= self.most_coming(slot)
             || self.is_rack_busy(now, slot)
             || self.fetches.writing().len() >= self.config.writing_max;
         let choice = if self.settled.is_full() {

@@ -13,7 +13,7 @@ use crate::time::Time;
 use crate::zone::{Distance, ZONE_LEVELS_MAX};
 
 /// Doublings of the wait after declines in a row.
-const RETRY_DOUBLINGS_MAX: u32 = 2;
+const RETRY_DOUBLINGS_MAX: u32 = 3;
 /// Pieces that a neighbour may get by name from a seeder and share with nobody.
 const LET_DOWN_MAX: u32 = 1;
 
@@ -25,6 +25,11 @@ impl Exchange {
             if !self.grant_by_name(now) {
                 break;
             }
+        }
+        if self.uploads_max() > 0 && self.slots_taken() >= self.uploads_max() {
+            self.retry_at = None;
+            self.uploads_under_way = true;
+            return;
         }
         let mut taken = self.survey(now);
         while taken < self.uploads_max() && self.grant_by_choice(now) {
@@ -40,8 +45,10 @@ impl Exchange {
         self.upload_share.min(self.config.uploads_in_hand)
     }
 
+    /// Slots taken, as far as they matter: the walk ends when all are.
     fn slots_taken(&self) -> usize {
-        self.neighbours.all().iter().filter(|peer| peer.upload.holds_slot()).count()
+        let taken = self.neighbours.all().iter().filter(|peer| peer.upload.holds_slot());
+        taken.take(self.uploads_max()).count()
     }
 
     /// One walk over the neighbours: notes the candidates for a grant, the end of the first wait and whether
