@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
 
+use crate::policies;
 use crate::report::Report;
 use crate::scenarios::{self, Scenario, Size};
-use crate::sim::{Options, Simulation, exchange};
+use crate::sim::Options;
 
 /// Simulate a swarm of Shoal's own state machines.
 #[derive(Debug, Parser)]
@@ -30,6 +31,9 @@ enum Command {
 struct Run {
     /// A name that `list` prints
     scenario: String,
+    /// How the hosts trade: shoal, or a policy that it is compared with
+    #[arg(long, default_value = policies::OURS)]
+    policy: String,
     /// Nodes besides the seeders
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     nodes: u32,
@@ -97,10 +101,14 @@ impl Run {
     fn perform(&self) -> anyhow::Result<ExitCode> {
         let scenario = scenarios::find(&self.scenario)
             .with_context(|| format!("no scenario is called {}: see shoal-sim list", self.scenario))?;
+        let policy = policies::find(&self.policy).with_context(|| {
+            let names: Vec<_> = policies::ALL.iter().map(|policy| policy.name).collect();
+            format!("no policy is called {}: there are {}", self.policy, names.join(", "))
+        })?;
         let size = Size { nodes: self.nodes as usize, pieces: self.pieces as usize };
         let options = self.options(size)?;
         let started = Instant::now();
-        let outcome = Simulation::new(scenario, size, &options, exchange)?.run();
+        let outcome = (policy.run)(scenario, size, &options);
         let outcome = match outcome {
             Ok(outcome) => outcome,
             Err(failure) => bail!("{failure:#}\nreplay with: {}", self.replay(scenario)),
@@ -111,7 +119,8 @@ impl Run {
         } else {
             print!("{}", report.text(&outcome));
         }
-        let broken = scenario.broken(size, &report);
+        let promised = policy.name == policies::OURS;
+        let broken = if promised { scenario.broken(size, &report) } else { Vec::new() };
         for promise in &broken {
             eprintln!("shoal-sim: {}: {promise}", scenario.name);
         }
@@ -151,14 +160,16 @@ impl Run {
             device_quanta: self.device,
             threads: self.threads,
             trace: self.trace,
+            ..Options::default()
         })
     }
 
     fn replay(&self, scenario: &Scenario) -> String {
         let mut command = format!(
-            "shoal-sim run {} --nodes {} --pieces {} --seed {} --mbit {} --latency {} --jitter {} --neighbours {} \
+            "shoal-sim run {} --policy {} --nodes {} --pieces {} --seed {} --mbit {} --latency {} --jitter {} --neighbours {} \
              --verify {} --store {} --message-cpu {} --device {} --check 1",
             scenario.name,
+            self.policy,
             self.nodes,
             self.pieces,
             self.seed,

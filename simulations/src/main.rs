@@ -12,6 +12,7 @@ mod host;
 mod link;
 mod network;
 mod outcome;
+mod policies;
 mod queue;
 mod report;
 mod scenarios;
