@@ -1,5 +1,7 @@
 //! The command line.
 
+mod report;
+
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -25,6 +27,8 @@ enum Command {
     List,
     /// Run one scenario; exit 1 when a check fails or, at a committed size, when its promise is broken
     Run(Run),
+    /// Run the committed runs, or read their results, and write a page with plots
+    Report(report::Report),
 }
 
 #[derive(Debug, Args)]
@@ -94,6 +98,7 @@ pub(crate) fn perform(cli: Cli) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Run(run) => run.perform(),
+        Command::Report(report) => report.perform(),
     }
 }
 
@@ -105,7 +110,7 @@ impl Run {
             let names: Vec<_> = policies::ALL.iter().map(|policy| policy.name).collect();
             format!("no policy is called {}: there are {}", self.policy, names.join(", "))
         })?;
-        let size = Size { nodes: self.nodes as usize, pieces: self.pieces as usize };
+        let size = self.size();
         let options = self.options(size)?;
         let started = Instant::now();
         let outcome = (policy.run)(scenario, size, &options);
@@ -128,6 +133,10 @@ impl Run {
             eprintln!("shoal-sim: replay with: {}", self.replay(scenario));
         }
         Ok(if broken.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+
+    fn size(&self) -> Size {
+        Size { nodes: self.nodes as usize, pieces: self.pieces as usize }
     }
 
     fn options(&self, size: Size) -> anyhow::Result<Options> {

@@ -102,7 +102,7 @@ const QUICK: Sizes = Sizes {
 /// All that the page shows: the policies at one size, the scaling of ours, each scenario at its committed sizes.
 pub(crate) fn all(quick: bool) -> Vec<Todo> {
     let sizes = if quick { QUICK } else { FULL };
-    let ours = |size| Todo { scenario: "flash-crowd", policy: OURS, size, seed: 1, seeder_rate: None };
+    let ours = |size| Todo::new("flash-crowd", OURS, size);
     let compared = ours(sizes.compared);
     let others = policies::ALL.iter().filter(|policy| policy.name != "chain-bare");
     let mut all: Vec<Todo> = others.map(|policy| Todo { policy: policy.name, ..compared }).collect();
@@ -122,6 +122,10 @@ pub(crate) fn all(quick: bool) -> Vec<Todo> {
 }
 
 impl Todo {
+    pub(crate) fn new(scenario: &'static str, policy: &'static str, size: Size) -> Self {
+        Self { scenario, policy, size, seed: 1, seeder_rate: None }
+    }
+
     /// Of its file, without the extension.
     pub(crate) fn name(&self) -> String {
         let mut name = format!("{}-{}x{}", self.scenario, self.size.nodes, self.size.pieces);
@@ -137,7 +141,7 @@ impl Todo {
         name
     }
 
-    fn command(&self) -> String {
+    pub(crate) fn command(&self) -> String {
         let mut command = format!("shoal-sim run {}", self.scenario);
         if self.policy != OURS {
             command += &format!(" --policy {}", self.policy);
@@ -149,13 +153,11 @@ impl Todo {
         command
     }
 
-    /// `options` are those that `shoal-sim run` has by default.
+    /// `options` are those of [`Todo::command`].
     pub(crate) fn perform(&self, options: &Options) -> anyhow::Result<Run> {
         let scenario = scenarios::find(self.scenario).context("a scenario of the list")?;
         let policy = policies::find(self.policy).context("a policy of the list")?;
-        let seeder_rate = self.seeder_rate.map(f64::from);
-        let options = Options { seed: self.seed, seeder_rate, ..options.clone() };
-        self.run(scenario, policy, &options).with_context(|| self.command())
+        self.run(scenario, policy, options).with_context(|| self.command())
     }
 
     fn run(&self, scenario: &Scenario, policy: &Policy, options: &Options) -> anyhow::Result<Run> {
