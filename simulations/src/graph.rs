@@ -1,6 +1,7 @@
 //! Who knows whom: random links, about equally many per host.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use rand::Rng;
 use rand::seq::SliceRandom;
@@ -18,8 +19,9 @@ const NEIGHBOURS_INSIDE_MAX: usize = 48;
 pub(crate) fn links(plan: &Plan, degree: usize, rng: &mut ChaCha8Rng) -> Vec<(usize, usize)> {
     let members = &plan.members;
     let may = |one: usize, other: usize| members[one].dialable || members[other].dialable;
+    let joins: Vec<Duration> = members.iter().map(|member| member.joins).collect();
     if plan.trunks.is_empty() {
-        return random_links(members.len(), degree, may, rng);
+        return random_links(&joins, degree, may, rng);
     }
     let mut racks: BTreeMap<Option<u32>, Vec<usize>> = BTreeMap::new();
     for (host, member) in members.iter().enumerate() {
@@ -27,35 +29,38 @@ pub(crate) fn links(plan: &Plan, degree: usize, rng: &mut ChaCha8Rng) -> Vec<(us
     }
     let mut links = Vec::new();
     for hosts in racks.iter().filter(|(rack, _)| rack.is_some()).map(|(_, hosts)| hosts) {
-        let inside = random_links(hosts.len(), NEIGHBOURS_INSIDE_MAX, |one, other| may(hosts[one], hosts[other]), rng);
+        let inside =
+            random_links(&joins, NEIGHBOURS_INSIDE_MAX, |one, other| may(hosts[one], hosts[other]), rng);
         links.extend(inside.into_iter().map(|(one, other)| (hosts[one], hosts[other])));
     }
     let rack = |host: usize| members[host].zones.first();
-    let outside = |one: usize, other: usize| {
-        may(one, other) && (rack(one) != rack(other) || rack(one).is_none())
-    };
-    links.extend(random_links(members.len(), plan.neighbours_outside, outside, rng));
+    let outside =
+        |one: usize, other: usize| may(one, other) && (rack(one) != rack(other) || rack(one).is_none());
+    links.extend(random_links(&joins, plan.neighbours_outside, outside, rng));
     links
 }
 
 /// Links every host of `0..hosts` to at least `degree` others where there are so many, and few to more: a node with
-/// few neighbours would be lonely in the tail, and real nodes keep asking for more until they have enough.
+/// few neighbours would be lonely in the tail, and real nodes keep asking for more until they have enough. A host meets
+/// those who are there when it joins.
 fn random_links(
-    hosts: usize,
+    joins: &[Duration],
     degree: usize,
     may: impl Fn(usize, usize) -> bool,
     rng: &mut ChaCha8Rng,
 ) -> Vec<(usize, usize)> {
     let mut links = Vec::new();
-    let mut known: Vec<Vec<usize>> = vec![Vec::new(); hosts];
-    let mut order: Vec<usize> = (0..hosts).collect();
+    let mut known: Vec<Vec<usize>> = vec![Vec::new(); joins.len()];
+    let mut order: Vec<usize> = (0..joins.len()).collect();
     order.shuffle(rng);
+    order.sort_by_key(|&host| joins[host]);
     for &host in &order {
+        let there = order.partition_point(|&other| joins[other] <= joins[host]);
         for attempt in 0..TRIES_PER_LINK * degree {
-            if known[host].len() >= degree.min(hosts - 1) {
+            if known[host].len() >= degree.min(there - 1) {
                 break;
             }
-            let other = rng.random_range(0..hosts);
+            let other = order[rng.random_range(0..there)];
             // At first only with hosts that want more themselves.
             let full = known[other].len() >= degree && attempt < TRIES_PER_LINK * degree / 2;
             if other == host || full || !may(host, other) || known[host].contains(&other) {
@@ -77,7 +82,7 @@ mod tests {
 
     #[test]
     fn every_host_has_its_links_and_few_have_more() {
-        let links = random_links(500, 20, |_, _| true, &mut ChaCha8Rng::seed_from_u64(3));
+        let links = random_links(&[Duration::ZERO; 500], 20, |_, _| true, &mut ChaCha8Rng::seed_from_u64(3));
         let mut degree = vec![0; 500];
         for (one, other) in links {
             assert_ne!(one, other);
@@ -88,7 +93,20 @@ mod tests {
     }
 
     #[test]
+    fn who_joins_first_is_met_by_who_joins_later() {
+        let joins: Vec<Duration> = (0..200).map(Duration::from_secs).collect();
+        let links = random_links(&joins, 20, |_, _| true, &mut ChaCha8Rng::seed_from_u64(3));
+        for host in 1..200 {
+            let earlier = links.iter().filter(|&&(one, other)| one.max(other) == host).count();
+            assert!(earlier >= host.min(15), "host {host} meets {earlier}");
+        }
+    }
+
+    #[test]
     fn few_hosts_all_know_each_other() {
-        assert_eq!(random_links(5, 20, |_, _| true, &mut ChaCha8Rng::seed_from_u64(3)).len(), 10);
+        assert_eq!(
+            random_links(&[Duration::ZERO; 5], 20, |_, _| true, &mut ChaCha8Rng::seed_from_u64(3)).len(),
+            10
+        );
     }
 }

@@ -66,7 +66,9 @@ mod tests {
         };
         let one = told(&[(1, 1), (2, 2)]);
         assert_eq!(one, told(&[(1, 1), (2, 2)]));
-        for other in [told(&[(2, 2), (1, 1)]), told(&[(1, 1), (3, 2)]), told(&[(1, 1), (2, 3)]), told(&[(1, 1)])] {
+        for other in
+            [told(&[(2, 2), (1, 1)]), told(&[(1, 1), (3, 2)]), told(&[(1, 1), (2, 3)]), told(&[(1, 1)])]
+        {
             assert_ne!(one, other);
         }
     }

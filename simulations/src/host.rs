@@ -10,7 +10,7 @@ use shoal_proto::time::Time;
 use crate::checks::{conservation, offers};
 use crate::history::{History, Kind};
 use crate::link::{Gate, QUANTA_PER_CONFIRMATION, Quantum, Server, Uplink, WINDOW_QUANTA};
-use crate::network::Network;
+use crate::network::{Network, Release};
 use crate::queue::{Event, Travel, What};
 use crate::scenarios::{Death, Member};
 use crate::tally::{Tally, subject, wire_bytes};
@@ -119,9 +119,9 @@ impl<T: Trader> Host<T> {
         self.trace = trace.then(Trace::default);
     }
 
-    /// Whether the run waits for it.
+    /// Whether the run waits for it. Nobody owes a liar anything.
     pub(crate) fn is_awaited(&self) -> bool {
-        self.member.role == Role::Node && self.finished.is_none() && !self.dead
+        self.member.role == Role::Node && self.finished.is_none() && !self.dead && !self.member.liar
     }
 
     /// One thing happens. What follows is in `scene.out`.
@@ -138,10 +138,10 @@ impl<T: Trader> Host<T> {
             return Ok(());
         }
         match what {
-            What::Mail(peer, message) => self.receive_mail(scene, peer, message),
+            What::Mail(peer, letter) => self.receive_mail(scene, peer, letter.into()),
             What::Arrives(travel) => return self.receive_quantum(scene, travel),
             What::Received(peer, piece, corrupt) => self.receive_piece(scene, peer, piece, corrupt)?,
-            What::Confirmed(peer, quanta) => self.connections[peer.0 as usize].in_flight -= quanta,
+            What::Confirmed(peer, quanta, piece) => self.confirmed(scene, peer, quanta, piece),
             What::Left => self.quantum_left(scene),
             What::Stored(piece, corrupt) => self.stored(scene, piece, corrupt),
             What::Timer => self.wake(scene),
@@ -206,12 +206,24 @@ impl<T: Trader> Host<T> {
                 format!("sent {} to host {}", quantum.piece, peers[quantum.peer.0 as usize].host)
             });
             self.pieces_sent += 1;
-            self.trader.handle_sent(scene.now, quantum.peer, quantum.piece);
+            if scene.network.physics.release == Release::Written {
+                self.trader.handle_sent(scene.now, quantum.peer, quantum.piece);
+            }
             if let Death::AfterCopies(copies) = self.member.dies
                 && self.pieces_sent as f64 >= copies * self.trader.held().len() as f64
             {
                 self.plan(scene, scene.now, self.at, What::Die);
             }
+        }
+    }
+
+    fn confirmed(&mut self, scene: &Scene<'_>, peer: PeerKey, quanta: u8, piece: Option<PieceIndex>) {
+        let connection = &mut self.connections[peer.0 as usize];
+        connection.in_flight -= quanta;
+        if let (Some(piece), State::Open, Release::Arrived) =
+            (piece, connection.state, scene.network.physics.release)
+        {
+            self.trader.handle_sent(scene.now, peer, piece);
         }
     }
 
@@ -234,7 +246,8 @@ impl<T: Trader> Host<T> {
         }
         if travel.quantum.confirms() {
             let heard = through + scene.network.physics.latency;
-            self.plan(scene, heard, host, What::Confirmed(back, QUANTA_PER_CONFIRMATION));
+            let whole = travel.quantum.is_last().then_some(piece);
+            self.plan(scene, heard, host, What::Confirmed(back, QUANTA_PER_CONFIRMATION, whole));
         }
         Ok(())
     }
@@ -381,13 +394,14 @@ impl<T: Trader> Host<T> {
         let mut takes = physics.latency;
         if physics.jitter > 0.0 {
             // Any even spread will do: the low bits of a counter, stirred.
-            let stirred = (u64::from(self.at) << 32 | u64::from(self.planned)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+            let stirred =
+                (u64::from(self.at) << 32 | u64::from(self.planned)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
             takes += physics.latency.mul_f64(physics.jitter * (stirred >> 40) as f64 / (1u64 << 24) as f64);
         }
         let connection = &mut self.connections[peer.0 as usize];
         connection.last_mail = connection.last_mail.max(scene.now + waits + takes);
         let Connection { host, back, last_mail, .. } = *connection;
-        self.plan(scene, last_mail, host, What::Mail(back, message));
+        self.plan(scene, last_mail, host, What::Mail(back, message.into()));
     }
 
     fn hear(&mut self, scene: &mut Scene<'_>, said: &Said) {

@@ -81,7 +81,8 @@ impl Uplink {
 
     /// A control message takes its share of the link. Returns how long it waits for what is in the device.
     pub(crate) fn charge(&mut self, now: Time, bytes: u64) -> Duration {
-        self.owed += self.quantum.mul_f64(bytes as f64 * f64::from(QUANTA_PER_PIECE) / f64::from(PIECE_BYTES));
+        self.owed +=
+            self.quantum.mul_f64(bytes as f64 * f64::from(QUANTA_PER_PIECE) / f64::from(PIECE_BYTES));
         match self.device.len() {
             // It slips in before the quantum being sent is counted: a device without a queue sends packets, not quanta.
             0 | 1 => Duration::ZERO,

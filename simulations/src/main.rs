@@ -6,6 +6,7 @@
 
 mod checks;
 mod cli;
+mod gate;
 mod graph;
 mod history;
 mod host;

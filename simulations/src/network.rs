@@ -19,6 +19,16 @@ pub(crate) struct Physics {
     pub(crate) message: Duration,
     /// Quanta in a sender's device, which control messages wait behind; 1 for a sender that puts them first.
     pub(crate) device_max: usize,
+    pub(crate) release: Release,
+}
+
+/// When an uploader has room again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Release {
+    /// When the piece's last byte has left.
+    Written,
+    /// When the far end has said that it arrived.
+    Arrived,
 }
 
 /// The hosts' places. A host's zones are named by numbers, its rack first, then what the rack is in.
@@ -83,6 +93,7 @@ mod tests {
             store: Duration::ZERO,
             message: Duration::ZERO,
             device_max: 1,
+            release: Release::Written,
         };
         // The first has no zone; racks 0 and 1 are in row 2, rack 3 in row 4.
         Network::new(physics, vec![vec![], vec![0, 2], vec![0, 2], vec![1, 2], vec![3, 4]])

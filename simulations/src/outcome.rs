@@ -31,6 +31,7 @@ pub(crate) struct Finish {
     /// Since the start of the run.
     pub(crate) finished: Option<Duration>,
     pub(crate) measured: bool,
+    pub(crate) died: bool,
     pub(crate) rack: Option<u32>,
 }
 

@@ -12,6 +12,7 @@ mod server;
 use std::fmt;
 use std::sync::Arc;
 
+use anyhow::Context;
 use shoal_proto::exchange::{Bitfield, Role};
 use shoal_proto::image::PieceList;
 
@@ -87,8 +88,11 @@ pub(crate) const ALL: &[Policy] = &[
     },
 ];
 
-pub(crate) fn find(name: &str) -> Option<&'static Policy> {
-    ALL.iter().find(|policy| policy.name == name)
+pub(crate) fn named(name: &str) -> anyhow::Result<&'static Policy> {
+    ALL.iter().find(|policy| policy.name == name).with_context(|| {
+        let names: Vec<_> = ALL.iter().map(|policy| policy.name).collect();
+        format!("no policy is called {name}: there are {}", names.join(", "))
+    })
 }
 
 /// A way to trade, and how to simulate it.

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use shoal_proto::exchange::{Message, PeerKey};
+use shoal_proto::exchange::{Declined, Message, PeerKey};
 use shoal_proto::image::PieceIndex;
 use shoal_proto::time::Time;
 
@@ -27,13 +27,13 @@ pub(crate) struct Event {
 #[derive(Debug)]
 pub(crate) enum What {
     /// A control message from the peer that the receiver numbers so.
-    Mail(PeerKey, Message),
+    Mail(PeerKey, Letter),
     /// A quantum reaches a trunk or, at the end of its way, a downlink.
     Arrives(Travel),
     /// The last quantum of a piece is through the downlink; whether its bytes are what the piece's name says.
     Received(PeerKey, PieceIndex, bool),
-    /// The far end confirmed this many quanta.
-    Confirmed(PeerKey, u8),
+    /// The far end confirmed this many quanta, the last of this piece among them.
+    Confirmed(PeerKey, u8, Option<PieceIndex>),
     /// The uplink has sent a quantum.
     Left,
     /// A verified piece is stored, or found corrupt.
@@ -45,6 +45,40 @@ pub(crate) enum What {
     /// A connection opens, is cut, or is found dead.
     Opens(PeerKey),
     Lost(PeerKey),
+}
+
+/// A control message in little room: the frequent ones take no memory of their own.
+#[derive(Debug)]
+pub(crate) enum Letter {
+    Have(PieceIndex),
+    Grant(Option<PieceIndex>),
+    Request(PieceIndex),
+    Decline(Declined),
+    Other(Box<Message>),
+}
+
+impl From<Message> for Letter {
+    fn from(message: Message) -> Self {
+        match message {
+            Message::Have(ref pieces) if pieces.len() == 1 => Self::Have(pieces[0]),
+            Message::Grant(named) => Self::Grant(named),
+            Message::Request(piece) => Self::Request(piece),
+            Message::Decline(why) => Self::Decline(why),
+            other => Self::Other(Box::new(other)),
+        }
+    }
+}
+
+impl From<Letter> for Message {
+    fn from(letter: Letter) -> Self {
+        match letter {
+            Letter::Have(piece) => Self::Have(vec![piece]),
+            Letter::Grant(named) => Self::Grant(named),
+            Letter::Request(piece) => Self::Request(piece),
+            Letter::Decline(why) => Self::Decline(why),
+            Letter::Other(message) => *message,
+        }
+    }
 }
 
 /// A quantum between two hosts.
@@ -68,12 +102,14 @@ pub(crate) struct Calendar {
     next: u64,
     ring: Vec<Vec<Event>>,
     far: BTreeMap<u64, Vec<Event>>,
+    /// Memory of windows that are over, for those to come.
+    spare: Vec<Vec<Event>>,
 }
 
 impl Calendar {
     pub(crate) fn new(window_nanos: u64) -> Self {
         let ring = (0..RING).map(|_| Vec::new()).collect();
-        Self { window_nanos, next: 0, ring, far: BTreeMap::new() }
+        Self { window_nanos, next: 0, ring, far: BTreeMap::new(), spare: Vec::new() }
     }
 
     pub(crate) fn window_of(&self, at: Time) -> u64 {
@@ -89,7 +125,13 @@ impl Calendar {
         let window = self.window_of(event.at);
         debug_assert!(window >= self.next, "planned for the past");
         if window < self.next + RING {
-            self.ring[(window % RING) as usize].push(event);
+            let events = &mut self.ring[(window % RING) as usize];
+            if events.capacity() == 0
+                && let Some(spare) = self.spare.pop()
+            {
+                *events = spare;
+            }
+            events.push(event);
         } else {
             self.far.entry(window).or_default().push(event);
         }
@@ -97,14 +139,15 @@ impl Calendar {
 
     /// The first window from `self.next` on in which anything happens.
     pub(crate) fn first(&self) -> Option<u64> {
-        let near = (self.next..self.next + RING).find(|window| !self.ring[(window % RING) as usize].is_empty());
+        let near =
+            (self.next..self.next + RING).find(|window| !self.ring[(window % RING) as usize].is_empty());
         near.or_else(|| self.far.keys().next().copied())
     }
 
-    /// Exchanges the events of `window`, in no order, for the empty `events`. All earlier windows are over.
-    pub(crate) fn take(&mut self, window: u64, events: &mut Vec<Event>) {
+    /// The events of `window`, in no order. All earlier windows are over. [`Calendar::give_back`] the memory.
+    pub(crate) fn take(&mut self, window: u64) -> Vec<Event> {
         self.next = window + 1;
-        std::mem::swap(&mut self.ring[(window % RING) as usize], events);
+        let mut events = std::mem::take(&mut self.ring[(window % RING) as usize]);
         if let Some(mut late) = self.far.remove(&window) {
             events.append(&mut late);
         }
@@ -116,6 +159,12 @@ impl Calendar {
             let mut late = entry.remove();
             self.ring[(window % RING) as usize].append(&mut late);
         }
+        events
+    }
+
+    pub(crate) fn give_back(&mut self, mut events: Vec<Event>) {
+        events.clear();
+        self.spare.push(events);
     }
 
     /// All that is still planned.
@@ -139,8 +188,7 @@ mod tests {
         times.iter().rev().for_each(|&at| calendar.plan(event(at)));
         let mut seen = Vec::new();
         while let Some(window) = calendar.first() {
-            let mut events = Vec::new();
-            calendar.take(window, &mut events);
+            let events = calendar.take(window);
             for event in &events {
                 assert_eq!(calendar.window_of(event.at), window);
                 assert!(event.at < calendar.end_of(window));
@@ -148,6 +196,7 @@ mod tests {
             let mut at: Vec<u64> = events.iter().map(|event| event.at.nanos()).collect();
             at.sort_unstable();
             seen.extend(at);
+            calendar.give_back(events);
         }
         assert_eq!(seen, times);
     }
@@ -157,7 +206,7 @@ mod tests {
         let mut calendar = Calendar::new(10);
         calendar.plan(event(50_000));
         let first = calendar.first().unwrap();
-        calendar.take(first, &mut Vec::new());
+        calendar.take(first);
         calendar.plan(event(50_010));
         assert_eq!(calendar.first(), Some(5001));
         assert_eq!(calendar.rest().count(), 1);

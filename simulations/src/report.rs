@@ -11,8 +11,8 @@ use std::time::Duration;
 use anyhow::Context;
 use serde::Serialize;
 
-use crate::scenarios::{Scenario, Size};
 use crate::outcome::{Outcome, Rack};
+use crate::scenarios::{Scenario, Size};
 use crate::tally::MESSAGE_NAMES;
 
 /// Field names and meanings are stable: other programs read them.
@@ -64,7 +64,9 @@ impl Report {
             median_over_bound: rounded(over_bound[over_bound.len() / 2]),
             seeder_copies: rounded(seeder_copies),
             duplicate_ratio: rounded(tally.duplicates as f64 / pieces_received),
-            rack_copies_max: rounded(outcome.racks.iter().map(|rack| rack.copies_in).reduce(f64::max).unwrap_or(seeder_copies)),
+            rack_copies_max: rounded(
+                outcome.racks.iter().map(|rack| rack.copies_in).reduce(f64::max).unwrap_or(seeder_copies),
+            ),
             rack_last_over_median: rounded(last_over_median(&outcome.racks)),
             control_per_piece: rounded(tally.messages.iter().sum::<u64>() as f64 / pieces_received),
             complete: outcome.complete,

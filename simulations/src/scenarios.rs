@@ -1,14 +1,28 @@
 //! What is promised: each scenario is a file that says who takes part, what goes wrong and what must hold.
 
 mod churn;
+mod churn_heavy;
+mod firewalled;
 mod flash_crowd;
+mod huge_image;
 mod late_joiners;
+mod liars;
+mod mixed_rates;
+mod partial_seeders;
+mod partition_heal;
+mod refresh;
+mod returning;
 mod seeder_lost;
+mod slow_peer_last_piece;
+mod staggered_start;
 mod stragglers;
+mod tiny_image;
+mod two_seeders;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
 use rand_chacha::ChaCha8Rng;
 use shoal_proto::exchange::{Bitfield, Role};
 
@@ -16,14 +30,28 @@ use crate::report::Report;
 
 pub(crate) const ALL: &[&Scenario] = &[
     &flash_crowd::SCENARIO,
+    &staggered_start::SCENARIO,
     &late_joiners::SCENARIO,
+    &refresh::SCENARIO,
+    &returning::SCENARIO,
+    &partial_seeders::SCENARIO,
+    &tiny_image::SCENARIO,
+    &huge_image::SCENARIO,
+    &two_seeders::SCENARIO,
+    &mixed_rates::SCENARIO,
     &stragglers::SCENARIO,
     &churn::SCENARIO,
+    &churn_heavy::SCENARIO,
     &seeder_lost::SCENARIO,
+    &partition_heal::SCENARIO,
+    &firewalled::SCENARIO,
+    &slow_peer_last_piece::SCENARIO,
+    &liars::SCENARIO,
 ];
 
-pub(crate) fn find(name: &str) -> Option<&'static Scenario> {
-    ALL.iter().copied().find(|scenario| scenario.name == name)
+pub(crate) fn named(name: &str) -> anyhow::Result<&'static Scenario> {
+    let found = ALL.iter().copied().find(|scenario| scenario.name == name);
+    found.with_context(|| format!("no scenario is called {name}: see shoal-sim list"))
 }
 
 /// Nodes, without the seeders, and pieces.
@@ -121,10 +149,31 @@ impl Plan {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Threshold {
     pub(crate) size: Size,
+    /// Of the seeders, in uplinks of a node; `None` for the scenario's own.
+    pub(crate) seeder_rate: Option<f64>,
     pub(crate) last_over_bound: f64,
     pub(crate) seeder_copies: f64,
     pub(crate) duplicate_ratio: f64,
+    pub(crate) rack_copies_max: f64,
+    pub(crate) rack_last_over_median: f64,
     pub(crate) control_per_piece: f64,
+    /// Takes more than a minute: not run unless asked for.
+    pub(crate) heavy: bool,
+}
+
+impl Threshold {
+    /// What holds unless a scenario has a reason.
+    const STRICT: Self = Self {
+        size: Size { nodes: 0, pieces: 0 },
+        seeder_rate: None,
+        last_over_bound: 1.10,
+        seeder_copies: 1.005,
+        duplicate_ratio: 0.0005,
+        rack_copies_max: 1.05,
+        rack_last_over_median: 1.1,
+        control_per_piece: 35.0,
+        heavy: false,
+    };
 }
 
 impl Stage {
@@ -132,8 +181,12 @@ impl Stage {
     /// holders until all have it. A faster seeder leaves each node's own downlink as the bound.
     pub(crate) fn bound(&self) -> Duration {
         let doublings = if self.seeder_rate > 1.0 { 0 } else { self.size.nodes.ilog2() };
-        let pieces = u32::try_from(self.size.pieces).expect("bounded by the command line");
-        self.block_time * (pieces + doublings)
+        self.pieces_time(self.size.pieces) + self.block_time * doublings
+    }
+
+    /// Time of so many pieces over a node's link.
+    pub(crate) fn pieces_time(&self, pieces: usize) -> Duration {
+        self.block_time * u32::try_from(pieces).expect("bounded by the command line")
     }
 
     pub(crate) fn seeder(&self) -> Member {
@@ -159,21 +212,32 @@ impl Stage {
 }
 
 impl Scenario {
-    /// The promises that a report breaks; none at a size without committed figures.
-    pub(crate) fn broken(&self, size: Size, report: &Report) -> Vec<String> {
-        let Some(most) = self.thresholds.iter().find(|threshold| threshold.size == size) else {
-            return Vec::new();
-        };
+    /// The committed figures for a size, if there are any.
+    pub(crate) fn threshold(&self, size: Size, seeder_rate: Option<f64>) -> Option<&Threshold> {
+        self.thresholds.iter().find(|most| most.size == size && most.seeder_rate == seeder_rate)
+    }
+}
+
+impl Threshold {
+    /// What a report breaks, with its figures.
+    pub(crate) fn broken(&self, report: &Report) -> Vec<String> {
         [
-            ("last_over_bound", report.last_over_bound, most.last_over_bound),
-            ("seeder_copies", report.seeder_copies, most.seeder_copies),
-            ("duplicate_ratio", report.duplicate_ratio, most.duplicate_ratio),
-            ("control_per_piece", report.control_per_piece, most.control_per_piece),
+            ("last_over_bound", report.last_over_bound, self.last_over_bound),
+            ("seeder_copies", report.seeder_copies, self.seeder_copies),
+            ("duplicate_ratio", report.duplicate_ratio, self.duplicate_ratio),
+            ("rack_copies_max", report.rack_copies_max, self.rack_copies_max),
+            ("rack_last_over_median", report.rack_last_over_median, self.rack_last_over_median),
+            ("control_per_piece", report.control_per_piece, self.control_per_piece),
         ]
         .into_iter()
         .filter(|(_, value, most)| value > most)
         .map(|(name, value, most)| format!("{name} is {value}, at most {most} is promised"))
         .collect()
+    }
+
+    /// The scenario's name, with the seeder's rate where that is not the scenario's own.
+    pub(crate) fn label(&self, scenario: &str) -> String {
+        self.seeder_rate.map_or_else(|| scenario.into(), |rate| format!("{scenario}, seeder x {rate}"))
     }
 }
 
@@ -190,20 +254,19 @@ mod tests {
     }
 
     fn options(seed: u64) -> Options {
-        Options {
-            seed,
-            check_every: 1,
-            neighbours: 10,
-            ..Options::default()
-        }
+        Options { seed, check_every: 1, neighbours: 10, ..Options::default() }
     }
 
     #[test]
     fn every_scenario_completes_with_every_check_on() {
         for scenario in ALL {
             let outcome = run(scenario, options(1)).expect(scenario.name);
-            let dead = if scenario.name == "churn" { SMALL.nodes / 20 } else { 0 };
-            assert_eq!(outcome.complete, SMALL.nodes - dead, "{}", scenario.name);
+            for finish in &outcome.finishes {
+                let excused = finish.died || !finish.measured;
+                assert!(finish.finished.is_some() || excused, "{}: host {}", scenario.name, finish.host);
+            }
+            let complete = outcome.finishes.iter().filter(|finish| finish.finished.is_some()).count();
+            assert!(complete >= SMALL.nodes / 2 && outcome.complete >= complete, "{}", scenario.name);
         }
     }
 
@@ -217,7 +280,8 @@ mod tests {
     #[test]
     fn threads_do_not_change_the_history() {
         for scenario in ALL {
-            let digest = |threads| run(scenario, Options { threads: Some(threads), ..options(1) }).unwrap().digest;
+            let digest =
+                |threads| run(scenario, Options { threads: Some(threads), ..options(1) }).unwrap().digest;
             assert_eq!(digest(1), digest(3), "{}", scenario.name);
         }
     }
@@ -247,8 +311,9 @@ mod tests {
             peak_rss_bytes: 1,
             digest: String::new(),
         };
-        let broken = flash_crowd::SCENARIO.broken(Size { nodes: 200, pieces: 200 }, &report);
-        assert_eq!(broken, ["last_over_bound is 1.5, at most 1.1 is promised"]);
-        assert!(flash_crowd::SCENARIO.broken(SMALL, &report).is_empty());
+        let most = flash_crowd::SCENARIO.threshold(Size { nodes: 200, pieces: 200 }, None).unwrap();
+        assert_eq!(most.broken(&report), ["last_over_bound is 1.5, at most 1.1 is promised"]);
+        assert!(most.broken(&Report { last_over_bound: 1.0, ..report }).is_empty());
+        assert!(flash_crowd::SCENARIO.threshold(SMALL, None).is_none());
     }
 }

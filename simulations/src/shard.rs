@@ -45,7 +45,6 @@ pub(crate) struct Shard<T> {
     /// Of the actor at hand, within the window.
     soon: BinaryHeap<Reverse<Soon>>,
     /// Kept for their memory.
-    events: Vec<Event>,
     keys: Vec<(u32, Time, u64, u32)>,
     out: Vec<Event>,
 }
@@ -93,7 +92,6 @@ impl<T: Trader> Shard<T> {
             failure: None,
             outboxes: (0..count).map(|_| Vec::new()).collect(),
             soon: BinaryHeap::new(),
-            events: Vec::new(),
             keys: Vec::new(),
             out: Vec::new(),
         }
@@ -108,21 +106,17 @@ impl<T: Trader> Shard<T> {
 
     /// All that happens to its actors in one window, actor by actor.
     pub(crate) fn run_window(&mut self, window: u64, network: &Network) {
-        let mut events = mem::take(&mut self.events);
-        self.calendar.take(window, &mut events);
+        let mut events = self.calendar.take(window);
         let end = self.calendar.end_of(window);
         let mut keys = mem::take(&mut self.keys);
-        keys.extend(
-            events.iter().zip(0u32..).map(|(event, at)| (event.to, event.at, event.order, at)),
-        );
+        keys.extend(events.iter().zip(0u32..).map(|(event, at)| (event.to, event.at, event.order, at)));
         keys.sort_unstable();
-        for keys in keys.chunk_by(|one, next| one.0 == next.0) {
-            self.run_actor(keys, &mut events, end, network);
+        for keys_of_one in keys.chunk_by(|one, next| one.0 == next.0) {
+            self.run_actor(keys_of_one, &mut events, end, network);
         }
         keys.clear();
-        events.clear();
         self.keys = keys;
-        self.events = events;
+        self.calendar.give_back(events);
     }
 
     /// What happens to one actor: `keys` names its events in order, and more may come of them before `end`.

@@ -20,7 +20,7 @@ use crate::graph;
 use crate::history;
 use crate::host::{Connection, Host};
 use crate::link::{PIECE_BYTES, QUANTA_PER_PIECE, Server};
-use crate::network::{Network, Physics};
+use crate::network::{Network, Physics, Release};
 use crate::outcome::{Curve, Finish, Outcome, Rack};
 use crate::queue::{Event, What};
 use crate::scenarios::{Death, Plan, Scenario, Size, Stage};
@@ -53,6 +53,7 @@ pub(crate) struct Options {
     pub(crate) message_cpu: Duration,
     /// Quanta that control messages wait behind in a sender's device.
     pub(crate) device_quanta: usize,
+    pub(crate) release: Release,
     /// `None` for as many as the size is worth.
     pub(crate) threads: Option<usize>,
     /// A host whose events are told.
@@ -77,6 +78,7 @@ impl Default for Options {
             store_bytes_per_s: f64::INFINITY,
             message_cpu: Duration::ZERO,
             device_quanta: 1,
+            release: Release::Written,
             threads: None,
             trace: None,
             links: None,
@@ -103,7 +105,12 @@ pub(crate) fn exchange(role: Role, pieces: Arc<PieceList>, held: Bitfield, seed:
 }
 
 impl<T: Trader> Simulation<T> {
-    pub(crate) fn new(scenario: &Scenario, size: Size, options: &Options, make: Make<T>) -> anyhow::Result<Self> {
+    pub(crate) fn new(
+        scenario: &Scenario,
+        size: Size,
+        options: &Options,
+        make: Make<T>,
+    ) -> anyhow::Result<Self> {
         let block_time = Duration::from_secs_f64(f64::from(PIECE_BYTES) / options.node_bytes_per_s);
         let seeder_rate = options.seeder_rate.unwrap_or(scenario.seeder_rate);
         let stage = Stage { size, block_time, seeder_rate };
@@ -117,6 +124,7 @@ impl<T: Trader> Simulation<T> {
             store: piece_time(options.store_bytes_per_s),
             message: options.message_cpu,
             device_max: options.device_quanta.max(1),
+            release: options.release,
         };
         let zones: Vec<Vec<u32>> = plan.members.iter().map(|member| member.zones.clone()).collect();
         let network = Network::new(physics, zones);
@@ -196,7 +204,9 @@ impl<T: Trader> Simulation<T> {
             };
             let ends = [u32::try_from(one)?, u32::try_from(other)?];
             for (opens, closes) in sessions {
-                let keys = ends.map(|host| PeerKey(u32::try_from(self.host(host).connections.len()).unwrap_or(u32::MAX)));
+                let keys = ends.map(|host| {
+                    PeerKey(u32::try_from(self.host(host).connections.len()).unwrap_or(u32::MAX))
+                });
                 for (near, far) in [(0, 1), (1, 0)] {
                     let connection = Connection::new(ends[far], keys[far]);
                     self.host(ends[near]).connections.push(connection);
@@ -227,8 +237,13 @@ impl<T: Trader> Simulation<T> {
     /// Runs until every live node is complete.
     pub(crate) fn run(mut self) -> anyhow::Result<Outcome> {
         let stuck = self.run_windows();
-        let traces: Vec<String> =
-            self.shards.iter().flat_map(Shard::hosts).filter_map(|host| host.trace.as_ref()).map(|t| t.text()).collect();
+        let traces: Vec<String> = self
+            .shards
+            .iter()
+            .flat_map(Shard::hosts)
+            .filter_map(|host| host.trace.as_ref())
+            .map(|t| t.text())
+            .collect();
         for trace in traces {
             eprintln!("{trace}");
         }
@@ -300,11 +315,12 @@ impl<T: Trader> Simulation<T> {
         self.shards[1..].iter().for_each(|shard| tally.add(&shard.tally));
         let finishes = hosts.iter().filter(|host| host.member.role == Role::Node).map(|host| Finish {
             host: host.at,
-            over_bound: host.finished.map(|finished| {
-                finished.since(host.joined).as_secs_f64() / host.member.bound.as_secs_f64()
-            }),
+            over_bound: host
+                .finished
+                .map(|finished| finished.since(host.joined).as_secs_f64() / host.member.bound.as_secs_f64()),
             finished: host.finished.map(|finished| finished.since(Time::ZERO)),
             measured: host.member.measured,
+            died: host.dead,
             rack: host.member.zones.first().copied(),
         });
         let finishes: Vec<Finish> = finishes.collect();
@@ -332,15 +348,17 @@ impl<T: Trader> Simulation<T> {
             return Vec::new();
         }
         let threads = self.shards.len();
-        let served = |actor: u32| match &self.shards[actor as usize % threads].actors[actor as usize / threads] {
-            Actor::Trunk { server, .. } => server.served,
-            Actor::Host(_) => 0,
-        };
+        let served =
+            |actor: u32| match &self.shards[actor as usize % threads].actors[actor as usize / threads] {
+                Actor::Trunk { server, .. } => server.served,
+                Actor::Host(_) => 0,
+            };
         let zones = self.racks.iter().enumerate().filter(|(_, members)| !members.is_empty());
         zones
             .map(|(zone, members)| {
                 let down = self.network.hosts() + 2 * u32::try_from(zone).unwrap_or(u32::MAX) + 1;
-                let in_zone = |finish: &&Finish| finish.measured && members.binary_search(&finish.host).is_ok();
+                let in_zone =
+                    |finish: &&Finish| finish.measured && members.binary_search(&finish.host).is_ok();
                 let over_bound = finishes.iter().filter(in_zone).filter_map(|finish| finish.over_bound);
                 Rack {
                     copies_in: served(down) as f64 / f64::from(QUANTA_PER_PIECE) / pieces as f64,
@@ -390,7 +408,8 @@ impl Gathering {
             if let Err(panic) = went {
                 shard.failure = Some(Failure { at: end, actor: u32::MAX, error: panic_text(&*panic) });
             }
-            for (other, outbox) in shard.outboxes.iter_mut().enumerate().filter(|&(other, _)| other != index) {
+            for (other, outbox) in shard.outboxes.iter_mut().enumerate().filter(|&(other, _)| other != index)
+            {
                 let mailbox = &self.mailboxes[index * threads + other];
                 std::mem::swap(outbox, &mut *mailbox.lock().unwrap_or_else(PoisonError::into_inner));
             }

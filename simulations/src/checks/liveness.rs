@@ -8,7 +8,7 @@ const NAMED_MAX: usize = 5;
 
 /// Says which live hosts lack what.
 pub(crate) fn lacking<T: Trader>(hosts: &[&Host<T>]) -> String {
-    let unfinished = |host: &&&Host<T>| host.alive && !host.trader.is_complete();
+    let unfinished = |host: &&&Host<T>| host.is_awaited();
     let count = hosts.iter().filter(unfinished).count();
     let mut text = format!("{count} live hosts are not complete");
     for host in hosts.iter().filter(unfinished).take(NAMED_MAX) {

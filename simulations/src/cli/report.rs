@@ -5,10 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Context, bail};
-use clap::{Args, Parser};
+use anyhow::Context;
+use clap::Args;
 
-use super::{Cli, Command};
 use crate::report::page::Page;
 use crate::report::picture;
 use crate::report::runs::{self, Run, Todo};
@@ -24,6 +23,9 @@ pub(super) struct Report {
     /// Small sizes only: a minute instead of a quarter of an hour
     #[arg(long)]
     quick: bool,
+    /// Sizes of tens of minutes too
+    #[arg(long, conflicts_with = "from_results")]
+    heavy: bool,
     /// Read results instead of running
     #[arg(long, value_name = "DIR", num_args = 0..=1, default_missing_value = RESULTS)]
     from_results: Option<PathBuf>,
@@ -44,7 +46,8 @@ impl Report {
                 runs::read(folder)?
             }
             (None, None) => {
-                let runs = runs::all(self.quick).into_iter().map(|todo| perform(&todo));
+                let all = runs::all(self.quick).into_iter().filter(|todo| self.heavy || !todo.heavy);
+                let runs = all.map(|todo| perform(&todo));
                 runs.collect::<anyhow::Result<Vec<Run>>>()?
             }
         };
@@ -58,7 +61,8 @@ impl Report {
         let mut names = Vec::new();
         for todo in &all {
             let name = todo.name();
-            if self.only.as_ref().is_none_or(|only| name.contains(only.as_str())) {
+            let chosen = self.only.as_ref().is_none_or(|only| name.contains(only.as_str()));
+            if chosen && (self.heavy || !todo.heavy) {
                 runs::write(folder, &name, &perform(todo)?)?;
             }
             names.push(format!("{name}.json"));
@@ -79,9 +83,7 @@ impl Report {
 /// Runs what the run's own command line says.
 fn perform(todo: &Todo) -> anyhow::Result<Run> {
     let command = todo.command();
-    let Command::Run(run) = Cli::try_parse_from(command.split(' ')).with_context(|| command.clone())?.command else {
-        bail!("{command} runs nothing");
-    };
+    let run = super::Run::parse(&command)?;
     let started = Instant::now();
     let run = todo.perform(&run.options(run.size())?)?;
     eprintln!("{:>7.1} s  {:>8.4}  {command}", started.elapsed().as_secs_f64(), run.last_over_bound);

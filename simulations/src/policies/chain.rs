@@ -191,19 +191,19 @@ impl Trader for Chain {
 
 #[cfg(test)]
 mod tests {
-    use crate::policies::{Policy, find};
+    use crate::policies::{Policy, named};
     use crate::scenarios::{self, Size};
     use crate::sim::Options;
 
     const SIZE: Size = Size { nodes: 40, pieces: 30 };
 
     fn policy(name: &str) -> &'static Policy {
-        find(name).unwrap()
+        named(name).unwrap()
     }
 
     #[test]
     fn each_node_adds_a_piece_time_its_quantum_and_the_latency() {
-        let scenario = scenarios::find("flash-crowd").unwrap();
+        let scenario = scenarios::named("flash-crowd").unwrap();
         for name in ["chain", "chain-bare"] {
             let outcome = (policy(name).run)(scenario, SIZE, &Options::default()).unwrap();
             // Through an uplink; the last eighth also through the downlink.
@@ -218,7 +218,7 @@ mod tests {
 
     #[test]
     fn a_spare_link_leads_past_a_dead_node() {
-        let scenario = scenarios::find("churn").unwrap();
+        let scenario = scenarios::named("churn").unwrap();
         let outcome = (policy("chain").run)(scenario, SIZE, &Options::default()).unwrap();
         assert_eq!(outcome.complete, 38);
         let failure = (policy("chain-bare").run)(scenario, SIZE, &Options::default()).unwrap_err();

@@ -38,7 +38,7 @@ impl Table {
 }
 
 pub(crate) fn title(policy: &str) -> &str {
-    policies::find(policy).map_or(policy, |policy| policy.title)
+    policies::named(policy).map_or(policy, |policy| policy.title)
 }
 
 /// `1.0504` as `1.050`, `97.1` as `97`.
@@ -75,7 +75,7 @@ pub(crate) fn policies(compared: &[&Run]) -> Option<Plot> {
     let rows = compared.iter().map(|run| {
         vec![
             title(&run.policy).to_owned(),
-            policies::find(&run.policy).map_or("", |policy| policy.about).to_owned(),
+            policies::named(&run.policy).map_or("", |policy| policy.about).to_owned(),
             times(run.last_over_bound),
             times(run.median_over_bound),
             times(run.seeder_copies),
@@ -135,12 +135,13 @@ pub(crate) fn finishes(runs: &[&Run]) -> Option<Plot> {
     Some(Plot {
         id: "finishes",
         takeaway: format!(
-            "Nobody waits for stragglers: with {} pieces the first node is done at {}, the median at {} and the last \
-             at {} × the bound.",
+            "With {} pieces the first node is done at {}, the median at {} and the last at {} × the bound: within {} of \
+             one another.",
             grouped(main.pieces as f64),
             times(*first),
             times(main.median_over_bound),
             times(*last),
+            percent(last / first - 1.0),
         ),
         svg: svg::lines(&title, &x, &shares_axis("nodes done"), Some(Mark::Upright(1.0, "the bound")), &series),
         title,
@@ -196,10 +197,10 @@ pub(crate) fn completion(compared: &[&Run], of: Of) -> Option<Plot> {
             format!("Half of the nodes are complete, in bounds: {}.", half.collect::<Vec<_>>().join(", "))
         }
         Of::Pieces => format!(
-            "After the first doublings Shoal's uplinks stay busy: a tenth of all pieces has arrived at {} of the \
-             bound, nine tenths at {}; a perfect swarm needs at least 0.8 in between.",
-            times(reached(ours, 0.1)),
-            times(reached(ours, 0.9)),
+            "Between a tenth and nine tenths of all pieces Shoal takes {} of the bound; uplinks that never rest would \
+             take {}.",
+            times(reached(ours, 0.9) - reached(ours, 0.1)),
+            times(0.8 * ours.pieces as f64 / (ours.pieces as f64 + f64::from(ours.nodes.max(1).ilog2()))),
         ),
     };
     let title_ = format!("{what} ({})", size(ours));
@@ -310,8 +311,8 @@ pub(crate) fn scaling_pieces(groups: &[Vec<&Run>]) -> Option<Plot> {
     Some(Plot {
         id: "scaling-pieces",
         takeaway: format!(
-            "What is over the bound hardly grows with the image: with {} nodes {:.0} piece-times at {} pieces and {:.0} \
-             at {}, so the distance to the bound goes from {} to {}.",
+            "With {} nodes the last is {:.0} piece-times over the bound at {} pieces and {:.0} at {}: the distance goes \
+             from {} to {}.",
             grouped(first.nodes as f64),
             extra(first),
             grouped(first.pieces as f64),

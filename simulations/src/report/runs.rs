@@ -33,7 +33,9 @@ pub(crate) struct Todo {
     size: Size,
     seed: u64,
     /// In uplinks of a node; `None` for the scenario's.
-    seeder_rate: Option<u32>,
+    seeder_rate: Option<f64>,
+    /// Takes minutes: done only when asked for.
+    pub(crate) heavy: bool,
 }
 
 /// What came of one run. The first fields are those of `shoal-sim run --json`.
@@ -77,6 +79,7 @@ struct Sizes {
     seeds: u64,
     /// Nodes at the pieces of `compared`.
     nodes: &'static [usize],
+    nodes_heavy: &'static [usize],
     /// Nodes and pieces.
     pieces: &'static [(usize, &'static [usize])],
     /// Largest committed size of a scenario that is run, in nodes × pieces.
@@ -86,7 +89,8 @@ struct Sizes {
 const FULL: Sizes = Sizes {
     compared: Size { nodes: 1000, pieces: 500 },
     seeds: SEEDS,
-    nodes: &[16, 100, 10_000],
+    nodes: &[16, 100],
+    nodes_heavy: &[10_000],
     pieces: &[(100, &[100, 500, 2000, 8000]), (1000, &[100, 2000])],
     work_max: usize::MAX,
 };
@@ -95,6 +99,7 @@ const QUICK: Sizes = Sizes {
     compared: Size { nodes: 100, pieces: 200 },
     seeds: 2,
     nodes: &[16, 50, 200],
+    nodes_heavy: &[],
     pieces: &[(100, &[50, 100, 400])],
     work_max: 200 * 200,
 };
@@ -107,15 +112,21 @@ pub(crate) fn all(quick: bool) -> Vec<Todo> {
     let others = policies::ALL.iter().filter(|policy| policy.name != "chain-bare");
     let mut all: Vec<Todo> = others.map(|policy| Todo { policy: policy.name, ..compared }).collect();
     all.extend((2..=sizes.seeds).map(|seed| Todo { seed, ..compared }));
-    all.push(Todo { seeder_rate: Some(10), ..compared });
+    all.push(Todo { seeder_rate: Some(10.0), ..compared });
     all.extend(sizes.nodes.iter().map(|&nodes| ours(Size { nodes, ..sizes.compared })));
+    let heavy = sizes.nodes_heavy.iter();
+    all.extend(heavy.map(|&nodes| Todo { heavy: true, ..ours(Size { nodes, ..sizes.compared }) }));
     for (nodes, pieces) in sizes.pieces {
         all.extend(pieces.iter().map(|&pieces| ours(Size { nodes: *nodes, pieces })));
     }
     for scenario in scenarios::ALL {
-        let kept = scenario.thresholds.iter().map(|threshold| threshold.size);
-        let kept = kept.filter(|size| size.nodes * size.pieces <= sizes.work_max);
-        all.extend(kept.map(|size| Todo { scenario: scenario.name, ..ours(size) }));
+        let kept = scenario.thresholds.iter().filter(|most| most.size.nodes * most.size.pieces <= sizes.work_max);
+        all.extend(kept.map(|most| Todo {
+            scenario: scenario.name,
+            seeder_rate: most.seeder_rate,
+            heavy: most.heavy,
+            ..ours(most.size)
+        }));
     }
     let by_name: BTreeMap<String, Todo> = all.into_iter().map(|todo| (todo.name(), todo)).collect();
     by_name.into_values().collect()
@@ -123,7 +134,7 @@ pub(crate) fn all(quick: bool) -> Vec<Todo> {
 
 impl Todo {
     pub(crate) fn new(scenario: &'static str, policy: &'static str, size: Size) -> Self {
-        Self { scenario, policy, size, seed: 1, seeder_rate: None }
+        Self { scenario, policy, size, seed: 1, seeder_rate: None, heavy: false }
     }
 
     /// Of its file, without the extension.
@@ -155,8 +166,8 @@ impl Todo {
 
     /// `options` are those of [`Todo::command`].
     pub(crate) fn perform(&self, options: &Options) -> anyhow::Result<Run> {
-        let scenario = scenarios::find(self.scenario).context("a scenario of the list")?;
-        let policy = policies::find(self.policy).context("a policy of the list")?;
+        let scenario = scenarios::named(self.scenario)?;
+        let policy = policies::named(self.policy)?;
         self.run(scenario, policy, options).with_context(|| self.command())
     }
 

@@ -11,7 +11,7 @@ const LEGEND_ROW: f64 = 18.0;
 const PLOT_HEIGHT: f64 = 220.0;
 const BAR_ROW: f64 = 30.0;
 /// Room for the names of bars and for the figures behind them.
-const NAMES: f64 = 168.0;
+const NAMES: f64 = 190.0;
 const FIGURES: f64 = 64.0;
 
 /// Variable, colour on a light ground, colour on a dark one. The series are Okabe's and Ito's colours, which people who
@@ -150,7 +150,7 @@ impl Drawing {
 /// Lines over two axes. `bound` is a value of x or y that is marked and named.
 pub(crate) fn lines(title: &str, x: &Axis, y: &Axis, bound: Option<Mark<'_>>, series: &[Series]) -> String {
     let mut drawing = Drawing { body: String::new() };
-    let top = legend(&mut drawing, series) + 16.0;
+    let top = legend(&mut drawing, series) + 34.0;
     let (left, right, bottom) = (MARGIN_LEFT, WIDTH - MARGIN_RIGHT, top + PLOT_HEIGHT);
     let place = |point: (f64, f64)| {
         (left + x.share(point.0) * (right - left), bottom - y.share(point.1) * (bottom - top))
@@ -167,7 +167,7 @@ pub(crate) fn lines(title: &str, x: &Axis, y: &Axis, bound: Option<Mark<'_>>, se
     }
     drawing.line((left, bottom), (right, bottom), "stroke:var(--soft)");
     drawing.text((right, bottom + 36.0), "end", "", &x.title);
-    drawing.text((4.0, top - 8.0), "start", "", &y.title);
+    drawing.text((4.0, top - 22.0), "start", "", &y.title);
     match bound {
         Some(Mark::Across(value, name)) => {
             let (_, at) = place((x.from, value));

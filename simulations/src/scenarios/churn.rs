@@ -22,5 +22,6 @@ pub(crate) const SCENARIO: Scenario = Scenario {
         seeder_copies: 1.02,
         duplicate_ratio: 0.002,
         control_per_piece: 35.0,
+        ..Threshold::STRICT
     }],
 };

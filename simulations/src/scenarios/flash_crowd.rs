@@ -18,6 +18,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
             seeder_copies: 1.005,
             duplicate_ratio: 0.0005,
             control_per_piece: 35.0,
+            ..Threshold::STRICT
         },
         Threshold {
             size: Size { nodes: 1000, pieces: 500 },
@@ -25,6 +26,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
             seeder_copies: 1.005,
             duplicate_ratio: 0.0005,
             control_per_piece: 35.0,
+            ..Threshold::STRICT
         },
         Threshold {
             size: Size { nodes: 1000, pieces: 2000 },
@@ -32,6 +34,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
             seeder_copies: 1.005,
             duplicate_ratio: 0.0005,
             control_per_piece: 35.0,
+            ..Threshold::STRICT
         },
     ],
 };

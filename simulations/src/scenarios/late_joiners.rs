@@ -24,5 +24,6 @@ pub(crate) const SCENARIO: Scenario = Scenario {
         seeder_copies: 1.005,
         duplicate_ratio: 0.0005,
         control_per_piece: 35.0,
+        ..Threshold::STRICT
     }],
 };

@@ -171,7 +171,7 @@ fn a_super_seeder_shows_each_another_piece_and_the_next_when_it_is_elsewhere() {
 
 #[test]
 fn every_policy_completes_every_node_with_every_check_on() {
-    let scenario = scenarios::find("flash-crowd").unwrap();
+    let scenario = scenarios::named("flash-crowd").unwrap();
     let size = Size { nodes: 12, pieces: 20 };
     for policy in policies::ALL {
         let outcome = (policy.run)(scenario, size, &Options { neighbours: 6, ..Options::default() });

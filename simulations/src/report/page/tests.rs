@@ -35,7 +35,7 @@ fn the_page_needs_nothing_else_and_says_what_was_measured() {
 
 #[test]
 fn a_broken_promise_is_shown() {
-    let scenario = scenarios::find("flash-crowd").unwrap();
+    let scenario = scenarios::named("flash-crowd").unwrap();
     let threshold = &scenario.thresholds[0];
     let mut run = results().remove(0);
     let mut promises = Promises::default();

@@ -1,0 +1,20 @@
+//! A power failure in a third of the room: three nodes in ten die at random times.
+
+use rand::Rng;
+
+use super::{Death, Member, Plan, Scenario, Size, Threshold};
+
+pub(crate) const SCENARIO: Scenario = Scenario {
+    name: "churn-heavy",
+    promise: "30 % die at random times; every survivor finishes within a fifth of the bound",
+    seeder_rate: 1.0,
+    plan: |stage, rng| {
+        let mut members = vec![stage.seeder()];
+        for node in 0..stage.size.nodes {
+            let dies = Death::At(stage.bound() * rng.random_range(0..1000) / 1000);
+            members.push(if node % 10 < 3 { Member { dies, ..stage.node() } } else { stage.node() });
+        }
+        Plan::flat(stage, members)
+    },
+    thresholds: &[Threshold { size: Size { nodes: 200, pieces: 200 }, ..Threshold::STRICT }],
+};
