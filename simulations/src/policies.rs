@@ -33,7 +33,7 @@ pub(crate) const ALL: &[Policy] = &[
     },
     Policy {
         name: "bittorrent-super",
-        title: "BitTorrent, super-seeding",
+        title: "BitTorrent (super-seeding)",
         about: "rarest first, 4 upload slots in rotation, the seeder shows each peer one piece at a time (BEP 16)",
         run: |scenario, size, options| run(scenario, size, options, bittorrent::super_seeding),
     },
@@ -45,13 +45,13 @@ pub(crate) const ALL: &[Policy] = &[
     },
     Policy {
         name: "pull",
-        title: "Pull, rarest first",
+        title: "Pull (rarest first)",
         about: "receivers ask random holders for rarest pieces; requests queue at the uploader's 4 slots",
         run: |scenario, size, options| run(scenario, size, options, pull::rarest_first),
     },
     Policy {
         name: "sequential",
-        title: "Pull, in order",
+        title: "Pull (in order)",
         about: "the same, but every receiver asks for its first missing piece",
         run: |scenario, size, options| {
             // All that know the seeder want the same piece of it.
@@ -64,12 +64,17 @@ pub(crate) const ALL: &[Policy] = &[
         title: "Chain",
         about: "each node forwards whole pieces to the next in a row; a spare link leads past one dead node",
         run: |scenario, size, options| {
-            run(scenario, size, &Options { links: Some(chain::links_with_spares), ..options.clone() }, chain::new)
+            run(
+                scenario,
+                size,
+                &Options { links: Some(chain::links_with_spares), ..options.clone() },
+                chain::new,
+            )
         },
     },
     Policy {
         name: "chain-bare",
-        title: "Chain without spare links",
+        title: "Chain (no spare links)",
         about: "the same, but nobody knows more than the next in the row",
         run: |scenario, size, options| {
             run(scenario, size, &Options { links: Some(chain::links), ..options.clone() }, chain::new)

@@ -33,6 +33,9 @@ const CURVE_STEPS_PER_BOUND: u32 = 100;
 /// Hosts below which a second thread waits more than it works.
 const HOSTS_PER_THREAD_MIN: usize = 150;
 
+/// The links of so many hosts, each named once.
+pub(crate) type Links = fn(usize) -> Vec<(usize, usize)>;
+
 /// What holds for every scenario.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
@@ -59,7 +62,7 @@ pub(crate) struct Options {
     /// A host whose events are told.
     pub(crate) trace: Option<u32>,
     /// Who knows whom, of so many hosts; `None` for random links.
-    pub(crate) links: Option<fn(usize) -> Vec<(usize, usize)>>,
+    pub(crate) links: Option<Links>,
     /// A run that takes this many times the longest bound is stuck.
     pub(crate) patience_bounds: u32,
 }

@@ -71,7 +71,8 @@ impl Report {
         for entry in fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))? {
             let path = entry?.path();
             let known = path.file_name().and_then(|name| name.to_str());
-            let stale = known.is_some_and(|known| known.ends_with(".json") && names.iter().all(|name| name != known));
+            let stale =
+                known.is_some_and(|known| known.ends_with(".json") && names.iter().all(|name| name != known));
             if stale {
                 fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
             }
@@ -100,7 +101,10 @@ fn write(folder: &Path, page: &Page) -> anyhow::Result<()> {
     for plot in page.plots() {
         let svg = plot.alone();
         write(format!("{}.svg", plot.id), svg.as_bytes())?;
-        write(format!("{}.png", plot.id), &picture::png(&svg).with_context(|| format!("cannot draw {}", plot.id))?)?;
+        write(
+            format!("{}.png", plot.id),
+            &picture::png(&svg).with_context(|| format!("cannot draw {}", plot.id))?,
+        )?;
     }
     Ok(())
 }

@@ -18,19 +18,9 @@ use shoal_proto::time::Time;
 
 use crate::trader::Trader;
 
-/// Time between two turns of the unchoked peers: ten piece-times at the simulator's default rate. BEP 3's ten seconds
-/// are made for the Internet and would leave most of a run to the first four.
-const ROTATION: Duration = Duration::from_millis(840);
-
 /// Rarest first at whichever holder, with the pipeline and the slots that did best.
-pub(super) const PULL: Style = Style {
-    order: Order::Rarest,
-    choking: false,
-    super_seeding: false,
-    slots: 4,
-    per_source: 4,
-    total: 4,
-};
+pub(super) const PULL: Style =
+    Style { order: Order::Rarest, choking: None, super_seeding: false, slots: 4, per_source: 1, total: 4 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Order {
@@ -43,8 +33,8 @@ pub(super) enum Order {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Style {
     pub(super) order: Order,
-    /// Only as many peers as there are slots may ask; they take turns.
-    pub(super) choking: bool,
+    /// Only as many peers as there are slots may ask; one of them makes room in each such time.
+    pub(super) choking: Option<Duration>,
     pub(super) super_seeding: bool,
     /// Pieces that are sent at a time, each to another peer.
     pub(super) slots: usize,
@@ -103,7 +93,7 @@ struct Neighbour {
 impl Pull {
     pub(super) fn new(style: Style, role: Role, pieces: Arc<PieceList>, held: Bitfield, seed: u64) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let phase = Duration::from_millis(rng.random_range(0..ROTATION.as_millis() as u64));
+        let rotates_at = style.choking.map(|turn| Time::ZERO + turn.mul_f64(rng.random()));
         let count = pieces.len();
         Self {
             style,
@@ -116,7 +106,7 @@ impl Pull {
             ready: VecDeque::new(),
             sending: 0,
             unchoked: VecDeque::new(),
-            rotates_at: style.choking.then_some(Time::ZERO + phase),
+            rotates_at,
             offered: (style.super_seeding && role == Role::Seeder).then(|| vec![0; count]),
             held,
             rng,
@@ -149,7 +139,7 @@ impl Trader for Pull {
         let shown = if self.offered.is_some() { nothing.clone() } else { self.held.clone() };
         let neighbour = Neighbour {
             shown: nothing.clone(),
-            takes_requests: !self.style.choking,
+            takes_requests: self.style.choking.is_none(),
             asked: VecDeque::new(),
             requests: VecDeque::new(),
             sending: None,
@@ -166,7 +156,10 @@ impl Trader for Pull {
             self.copies[piece.at()] -= 1;
         }
         if let Some(offered) = &mut self.offered {
-            gone.revealed.iter().filter(|&piece| !gone.shown.contains(piece)).for_each(|piece| offered[piece.at()] -= 1);
+            gone.revealed
+                .iter()
+                .filter(|&piece| !gone.shown.contains(piece))
+                .for_each(|piece| offered[piece.at()] -= 1);
         }
         self.sending -= usize::from(gone.sending.is_some());
         self.ready.retain(|&ready| ready != peer);
@@ -266,8 +259,9 @@ impl Trader for Pull {
     }
 
     fn handle_timeout(&mut self, now: Time) {
-        while self.rotates_at.is_some_and(|at| at <= now) {
-            self.rotates_at = self.rotates_at.map(|at| at + ROTATION);
+        let (Some(turn), Some(at)) = (self.style.choking, self.rotates_at) else { return };
+        if at <= now {
+            self.rotates_at = Some(at + turn);
             self.rotate();
         }
     }

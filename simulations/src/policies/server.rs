@@ -8,7 +8,7 @@ use shoal_proto::image::PieceList;
 use super::pull::{Order, PULL, Pull, Style};
 
 /// A server takes all who come.
-const STYLE: Style = Style { order: Order::Sequential, slots: usize::MAX, ..PULL };
+const STYLE: Style = Style { order: Order::Sequential, slots: usize::MAX, per_source: 4, ..PULL };
 
 pub(super) fn new(role: Role, pieces: Arc<PieceList>, held: Bitfield, seed: u64) -> Pull {
     Pull::new(STYLE, role, pieces, held, seed)

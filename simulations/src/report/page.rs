@@ -37,10 +37,13 @@ impl Page {
         let main = *compared.first().context("no results of the flash-crowd scenario")?;
         let seeds: Vec<&Run> = runs
             .iter()
-            .filter(|run| run.policy == OURS && crowd(run) && (run.nodes, run.pieces) == (main.nodes, main.pieces))
+            .filter(|run| {
+                run.policy == OURS && crowd(run) && (run.nodes, run.pieces) == (main.nodes, main.pieces)
+            })
             .collect();
         let crowds: Vec<&Run> = runs.iter().filter(ours).filter(crowd).collect();
-        let mut by_nodes: Vec<&Run> = crowds.iter().copied().filter(|run| run.pieces == main.pieces).collect();
+        let mut by_nodes: Vec<&Run> =
+            crowds.iter().copied().filter(|run| run.pieces == main.pieces).collect();
         by_nodes.sort_by_key(|run| run.nodes);
         let mut by_pieces: BTreeMap<usize, Vec<&Run>> = BTreeMap::new();
         crowds.iter().for_each(|run| by_pieces.entry(run.nodes).or_default().push(run));
@@ -101,7 +104,8 @@ impl Page {
              <th>seeder copies</th><th>duplicates</th><th>copies into a rack</th><th>slowest ÷ median rack</th><th>control messages per piece</th><th>complete</th>\
              <th>promise</th></tr></thead>\n<tbody>{}</tbody></table></div></section>\n\
              <section><h2>To run it again</h2>\n<p>Every figure comes from the shipping exchange, or the policy that is \
-             named, in virtual time. A command gives the same figures each time, on any machine.</p>\n\
+             named, in virtual time. All policies have the same sizes and \
+             network and nobody is selfish; all but the chain and the server have the same links. A command gives the same figures each time, on any machine.</p>\n\
              <details><summary>{} runs</summary><div class=\"wide\"><table><thead><tr><th>command</th>\
              <th>last ÷ bound</th></tr></thead><tbody>{commands}</tbody></table></div></details></section>\n\
              </main>\n</body>\n</html>\n",
@@ -116,11 +120,15 @@ impl Page {
 /// Every policy where most were run, ours first, then the best.
 fn compared(runs: &[Run]) -> Option<Vec<&Run>> {
     let mut by_size: BTreeMap<(usize, usize), Vec<&Run>> = BTreeMap::new();
-    for run in runs.iter().filter(|run| run.scenario == "flash-crowd" && run.seed == 1 && run.seeder_rate <= 1.0) {
+    for run in
+        runs.iter().filter(|run| run.scenario == "flash-crowd" && run.seed == 1 && run.seeder_rate <= 1.0)
+    {
         by_size.entry((run.nodes, run.pieces)).or_default().push(run);
     }
     let mut most = by_size.into_values().max_by_key(Vec::len)?;
-    most.sort_by(|a, b| (a.policy != OURS).cmp(&(b.policy != OURS)).then(a.last_over_bound.total_cmp(&b.last_over_bound)));
+    most.sort_by(|a, b| {
+        (a.policy != OURS).cmp(&(b.policy != OURS)).then(a.last_over_bound.total_cmp(&b.last_over_bound))
+    });
     (most.first()?.policy == OURS).then_some(most)
 }
 
@@ -130,7 +138,8 @@ fn headline(seeds: &[&Run]) -> String {
         return String::new();
     };
     let of = if seeds.len() > 1 { format!(", in the worst of {} runs", seeds.len()) } else { String::new() };
-    let (nodes, pieces, doublings) = (grouped(worst.nodes as f64), grouped(worst.pieces as f64), worst.nodes.ilog2());
+    let (nodes, pieces, doublings) =
+        (grouped(worst.nodes as f64), grouped(worst.pieces as f64), worst.nodes.ilog2());
     format!(
         "<p class=\"eyebrow\">Shoal swarm, simulated</p>\n\
          <h1><span class=\"number\">{}</span> × the physical bound</h1>\n\
@@ -215,7 +224,8 @@ impl Promises {
         }
         let kept = figures.iter().all(|(value, most, ..)| value <= most);
         *(if kept { &mut self.kept } else { &mut self.broken }) += 1;
-        let verdict = if kept { "<td class=\"kept\">✓ kept</td>" } else { "<td class=\"broken\">✗ broken</td>" };
+        let verdict =
+            if kept { "<td class=\"kept\">✓ kept</td>" } else { "<td class=\"broken\">✗ broken</td>" };
         let _ = writeln!(self.rows, "<td>{}</td>{verdict}</tr>", grouped(run.complete as f64));
     }
 }

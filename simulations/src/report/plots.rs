@@ -70,7 +70,8 @@ pub(crate) fn policies(compared: &[&Run]) -> Option<Plot> {
     let best = others.clone().min_by(|a, b| a.last_over_bound.total_cmp(&b.last_over_bound))?;
     let worst = others.max_by(|a, b| a.last_over_bound.total_cmp(&b.last_over_bound))?;
     let bars: Vec<Bar> = compared.iter().map(|run| bar(run, run.last_over_bound, " ×")).collect();
-    let axis = Axis::linear("last node ÷ bound", 0.0, axis_end(compared.iter().map(|run| run.last_over_bound)), 5);
+    let axis =
+        Axis::linear("last node ÷ bound", 0.0, axis_end(compared.iter().map(|run| run.last_over_bound)), 5);
     let title_ = format!("What each policy costs ({})", size(ours));
     let rows = compared.iter().map(|run| {
         vec![
@@ -98,7 +99,15 @@ pub(crate) fn policies(compared: &[&Run]) -> Option<Plot> {
         svg: svg::bars(&title_, &axis, (1.0, "the bound"), &bars),
         title: title_,
         table: Table::new(
-            &["policy", "what it does", "last ÷ bound", "median ÷ bound", "seeder copies", "duplicates", "control messages per piece"],
+            &[
+                "policy",
+                "what it does",
+                "last ÷ bound",
+                "median ÷ bound",
+                "seeder copies",
+                "duplicates",
+                "control messages per piece",
+            ],
             rows.collect(),
         ),
     })
@@ -143,7 +152,13 @@ pub(crate) fn finishes(runs: &[&Run]) -> Option<Plot> {
             times(*last),
             percent(last / first - 1.0),
         ),
-        svg: svg::lines(&title, &x, &shares_axis("nodes done"), Some(Mark::Upright(1.0, "the bound")), &series),
+        svg: svg::lines(
+            &title,
+            &x,
+            &shares_axis("nodes done"),
+            Some(Mark::Upright(1.0, "the bound")),
+            &series,
+        ),
         title,
         table: Table::new(&["pieces", "first", "10 %", "median", "90 %", "last"], rows.collect()),
     })
@@ -175,7 +190,10 @@ pub(crate) fn completion(compared: &[&Run], of: Of) -> Option<Plot> {
     let curve = |run: &Run| {
         let shares = if of == Of::Nodes { run.curve_nodes.clone() } else { run.curve_pieces.clone() };
         let last = run.last_over_bound;
-        let points = shares.into_iter().zip(1u32..).map(move |(share, at)| ((f64::from(at) * run.curve_step).min(last), share));
+        let points = shares
+            .into_iter()
+            .zip(1u32..)
+            .map(move |(share, at)| ((f64::from(at) * run.curve_step).min(last), share));
         [(0.0, 0.0)].into_iter().chain(points).collect::<Vec<_>>()
     };
     let series = drawn.iter().enumerate().map(|(style, run)| Series {
@@ -185,7 +203,9 @@ pub(crate) fn completion(compared: &[&Run], of: Of) -> Option<Plot> {
         marks: false,
     });
     let series: Vec<Series> = series.collect();
-    let reached = |run: &Run, share: f64| curve(run).iter().find(|point| point.1 >= share).map_or(f64::NAN, |point| point.0);
+    let reached = |run: &Run, share: f64| {
+        curve(run).iter().find(|point| point.1 >= share).map_or(f64::NAN, |point| point.0)
+    };
     let x = Axis::linear("time ÷ bound", 0.0, axis_end(drawn.iter().map(|run| run.last_over_bound)), 6);
     let (id, what, y) = match of {
         Of::Nodes => ("nodes-complete", "Nodes that have everything", "nodes complete"),
@@ -193,7 +213,8 @@ pub(crate) fn completion(compared: &[&Run], of: Of) -> Option<Plot> {
     };
     let takeaway = match of {
         Of::Nodes => {
-            let half = drawn.iter().map(|run| format!("{} at {}", title(&run.policy), times(reached(run, 0.5))));
+            let half =
+                drawn.iter().map(|run| format!("{} at {}", title(&run.policy), times(reached(run, 0.5))));
             format!("Half of the nodes are complete, in bounds: {}.", half.collect::<Vec<_>>().join(", "))
         }
         Of::Pieces => format!(
@@ -221,7 +242,8 @@ pub(crate) fn completion(compared: &[&Run], of: Of) -> Option<Plot> {
 pub(crate) fn egress(compared: &[&Run]) -> Option<Plot> {
     let ours = compared.iter().find(|run| is_ours(run))?;
     let bars: Vec<Bar> = compared.iter().map(|run| bar(run, run.seeder_copies, "")).collect();
-    let axis = Axis::linear("copies of the image", 0.0, axis_end(compared.iter().map(|run| run.seeder_copies)), 5);
+    let axis =
+        Axis::linear("copies of the image", 0.0, axis_end(compared.iter().map(|run| run.seeder_copies)), 5);
     let title_ = format!("What the image server sends ({})", size(ours));
     let most = compared.iter().max_by(|a, b| a.seeder_copies.total_cmp(&b.seeder_copies))?;
     let rows = compared.iter().map(|run| vec![title(&run.policy).to_owned(), times(run.seeder_copies)]);
@@ -266,7 +288,10 @@ pub(crate) fn racks(runs: &[&Run]) -> Option<Plot> {
         ),
         svg: svg::bars(&title, &axis, (1.0, "one copy"), &bars),
         title,
-        table: Table::new(&["run", "racks", "mean copies in", "most copies in", "last node ÷ bound"], rows.collect()),
+        table: Table::new(
+            &["run", "racks", "mean copies in", "most copies in", "last node ÷ bound"],
+            rows.collect(),
+        ),
     })
 }
 
@@ -344,7 +369,16 @@ fn extra(run: &Run) -> f64 {
 fn scaling_table(runs: &[&Run]) -> Table {
     let rows = runs.iter().map(|run| {
         let [nodes, pieces] = [run.nodes, run.pieces].map(|count| grouped(count as f64));
-        vec![nodes, pieces, times(run.last_over_bound), times(run.median_over_bound), format!("{:.1}", extra(run))]
+        vec![
+            nodes,
+            pieces,
+            times(run.last_over_bound),
+            times(run.median_over_bound),
+            format!("{:.1}", extra(run)),
+        ]
     });
-    Table::new(&["nodes", "pieces", "last ÷ bound", "median ÷ bound", "piece-times over the bound"], rows.collect())
+    Table::new(
+        &["nodes", "pieces", "last ÷ bound", "median ÷ bound", "piece-times over the bound"],
+        rows.collect(),
+    )
 }

@@ -120,7 +120,8 @@ pub(crate) fn all(quick: bool) -> Vec<Todo> {
         all.extend(pieces.iter().map(|&pieces| ours(Size { nodes: *nodes, pieces })));
     }
     for scenario in scenarios::ALL {
-        let kept = scenario.thresholds.iter().filter(|most| most.size.nodes * most.size.pieces <= sizes.work_max);
+        let kept =
+            scenario.thresholds.iter().filter(|most| most.size.nodes * most.size.pieces <= sizes.work_max);
         all.extend(kept.map(|most| Todo {
             scenario: scenario.name,
             seeder_rate: most.seeder_rate,
@@ -157,7 +158,8 @@ impl Todo {
         if self.policy != OURS {
             command += &format!(" --policy {}", self.policy);
         }
-        command += &format!(" --nodes {} --pieces {} --seed {}", self.size.nodes, self.size.pieces, self.seed);
+        command +=
+            &format!(" --nodes {} --pieces {} --seed {}", self.size.nodes, self.size.pieces, self.seed);
         if let Some(rate) = self.seeder_rate {
             command += &format!(" --seeder-rate {rate}");
         }
@@ -198,7 +200,7 @@ fn curves(outcome: &Outcome) -> Value {
     let every = pieces.len().div_ceil(CURVE_POINTS_MAX).max(1);
     // The last step is kept: there the curve is whole.
     let thin = |curve: &[f64]| {
-        let last = curve.last().filter(|_| curve.len() % every != 0);
+        let last = curve.last().filter(|_| !curve.len().is_multiple_of(every));
         rounded_all(curve.iter().skip(every - 1).step_by(every).chain(last).copied())
     };
     serde_json::json!({

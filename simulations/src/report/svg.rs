@@ -11,7 +11,7 @@ const LEGEND_ROW: f64 = 18.0;
 const PLOT_HEIGHT: f64 = 220.0;
 const BAR_ROW: f64 = 30.0;
 /// Room for the names of bars and for the figures behind them.
-const NAMES: f64 = 190.0;
+const NAMES: f64 = 196.0;
 const FIGURES: f64 = 64.0;
 
 /// Variable, colour on a light ground, colour on a dark one. The series are Okabe's and Ito's colours, which people who
@@ -27,7 +27,7 @@ pub(crate) const COLOURS: &[(&str, &str, &str)] = &[
     ("--s2", "#009e73", "#2fd0a2"),
     ("--s3", "#a6518a", "#dd93c0"),
     ("--s4", "#b07d00", "#f0c24b"),
-    ("--s5", "#5b6370", "#a3abb6"),
+    ("--s5", "#5b6370", "#6f7986"),
 ];
 const FONT: (&str, &str) = ("--font", "DejaVu Sans, sans-serif");
 /// Dashes of the series, so that colour is not all that tells them apart.
@@ -68,12 +68,14 @@ impl Axis {
     pub(crate) fn linear(title: &str, from: f64, to: f64, ticks_max: usize) -> Self {
         let rough = (to - from) / ticks_max as f64;
         let power = 10f64.powf(rough.log10().floor());
-        let step = [1.0, 2.0, 5.0, 10.0].map(|factor| factor * power).into_iter().find(|&step| step >= rough);
+        let step = [1.0, 2.0, 5.0].map(|factor| factor * power).into_iter().find(|&step| step >= rough);
         let step = step.unwrap_or(10.0 * power);
-        let decimals = if step >= 1.0 { 0 } else { (-step.log10().floor()) as usize };
-        let first = (from / step).ceil() as i64;
-        let last = (to / step + 1e-9).floor() as i64;
-        let ticks = (first..=last).map(|tick| tick as f64 * step).map(|value| (value, format!("{value:.decimals$}")));
+        let decimals = (0..6).find(|&decimals| step * 10f64.powi(decimals) > 0.999).unwrap_or(6);
+        let decimals = usize::try_from(decimals).unwrap_or_default();
+        let first = (from / step).ceil();
+        let values =
+            (0u32..).map(|at| (first + f64::from(at)) * step).take_while(|&value| value <= to + step * 1e-9);
+        let ticks = values.map(|value| (value, format!("{value:.decimals$}")));
         Self { title: title.into(), from, to, ticks: ticks.collect(), logarithmic: false }
     }
 
@@ -82,7 +84,13 @@ impl Axis {
         let from = values.iter().copied().fold(f64::INFINITY, f64::min);
         let to = values.iter().copied().fold(0.0, f64::max);
         let ticks = values.iter().map(|&value| (value, grouped(value)));
-        Self { title: title.into(), from: from / 1.2, to: to * 1.2, ticks: ticks.collect(), logarithmic: true }
+        Self {
+            title: title.into(),
+            from: from / 1.2,
+            to: to * 1.2,
+            ticks: ticks.collect(),
+            logarithmic: true,
+        }
     }
 
     fn share(&self, value: f64) -> f64 {
@@ -114,7 +122,9 @@ pub(crate) fn escape(text: &str) -> String {
 /// The drawing with its variables filled in for a light ground.
 pub(crate) fn alone(svg: &str) -> String {
     let colours = COLOURS.iter().map(|(name, light, _)| (*name, *light));
-    colours.chain([FONT]).fold(svg.to_owned(), |svg, (name, value)| svg.replace(&format!("var({name})"), value))
+    colours
+        .chain([FONT])
+        .fold(svg.to_owned(), |svg, (name, value)| svg.replace(&format!("var({name})"), value))
 }
 
 struct Drawing {
@@ -124,7 +134,10 @@ struct Drawing {
 impl Drawing {
     fn line(&mut self, from: (f64, f64), to: (f64, f64), style: &str) {
         let ((x1, y1), (x2, y2)) = (from, to);
-        let _ = write!(self.body, "<line x1=\"{x1:.1}\" y1=\"{y1:.1}\" x2=\"{x2:.1}\" y2=\"{y2:.1}\" style=\"{style}\"/>");
+        let _ = write!(
+            self.body,
+            "<line x1=\"{x1:.1}\" y1=\"{y1:.1}\" x2=\"{x2:.1}\" y2=\"{y2:.1}\" style=\"{style}\"/>"
+        );
     }
 
     fn text(&mut self, at: (f64, f64), anchor: &str, style: &str, text: &str) {
@@ -171,12 +184,20 @@ pub(crate) fn lines(title: &str, x: &Axis, y: &Axis, bound: Option<Mark<'_>>, se
     match bound {
         Some(Mark::Across(value, name)) => {
             let (_, at) = place((x.from, value));
-            drawing.line((left, at), (right, at), "stroke:var(--bound);stroke-width:1.5;stroke-dasharray:4 3");
+            drawing.line(
+                (left, at),
+                (right, at),
+                "stroke:var(--bound);stroke-width:1.5;stroke-dasharray:4 3",
+            );
             drawing.text((right, at - 5.0), "end", "", name);
         }
         Some(Mark::Upright(value, name)) => {
             let (at, _) = place((value, y.from));
-            drawing.line((at, top), (at, bottom), "stroke:var(--bound);stroke-width:1.5;stroke-dasharray:4 3");
+            drawing.line(
+                (at, top),
+                (at, bottom),
+                "stroke:var(--bound);stroke-width:1.5;stroke-dasharray:4 3",
+            );
             drawing.text((at, top - 4.0), "middle", "", name);
         }
         None => {}
@@ -206,7 +227,10 @@ fn draw_series(drawing: &mut Drawing, series: &Series, place: impl Fn((f64, f64)
         if DASHES[style].is_empty() { "none" } else { DASHES[style] },
     );
     for (x, y) in places.iter().filter(|_| series.marks) {
-        let _ = write!(drawing.body, "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4\" style=\"fill:var(--s{style})\"/>");
+        let _ = write!(
+            drawing.body,
+            "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4\" style=\"fill:var(--s{style})\"/>"
+        );
     }
 }
 
@@ -286,7 +310,8 @@ mod tests {
 
     #[test]
     fn a_drawing_alone_has_no_variable_left() {
-        let series = Series { name: "one".into(), style: 1, points: vec![(1.0, 1.0), (2.0, 1.5)], marks: true };
+        let series =
+            Series { name: "one".into(), style: 1, points: vec![(1.0, 1.0), (2.0, 1.5)], marks: true };
         let axis = Axis::linear("", 0.0, 2.0, 4);
         let svg = lines("", &axis, &axis, Some(Mark::Across(1.0, "bound")), &[series.clone(), series]);
         assert!(svg.contains("var(--s1)"));

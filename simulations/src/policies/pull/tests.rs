@@ -61,7 +61,7 @@ fn granted(outputs: &[Output]) -> Vec<PeerKey> {
 
 #[test]
 fn the_rarest_pieces_are_asked_for_first() {
-    let mut pull = node(Style { total: 2, ..PULL }, 6);
+    let mut pull = node(Style { total: 2, per_source: 2, ..PULL }, 6);
     pull.style.total = 0;
     meet(&mut pull, &[(1, &[0, 1, 2, 3]), (2, &[0, 1, 2, 3]), (3, &[0, 1, 4, 5])]);
     pull.style.total = 2;
@@ -71,7 +71,7 @@ fn the_rarest_pieces_are_asked_for_first() {
 
 #[test]
 fn in_order_means_the_first_missing() {
-    let mut pull = node(Style { order: Order::Sequential, total: 2, ..PULL }, 6);
+    let mut pull = node(Style { order: Order::Sequential, per_source: 2, ..PULL }, 6);
     meet(&mut pull, &[(1, &[1, 3, 4])]);
     assert_eq!(requests(&mut pull).into_keys().collect::<Vec<_>>(), [1, 3]);
 }
@@ -132,7 +132,10 @@ fn four_may_ask_and_the_longest_served_makes_room() {
     pull.handle_timeout(pull.poll_timeout().unwrap());
     let after = outputs(&mut pull);
     assert_eq!(granted(&after), [left]);
-    assert!(after.contains(&Output::Send { peer: first[0], message: Message::Decline(shoal_proto::exchange::Declined::Busy) }));
+    assert!(after.contains(&Output::Send {
+        peer: first[0],
+        message: Message::Decline(shoal_proto::exchange::Declined::Busy)
+    }));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use super::Pull;
 
 impl Pull {
     pub(super) fn take_request(&mut self, peer: PeerKey, piece: PieceIndex) {
-        let may_ask = !self.style.choking || self.unchoked.contains(&peer);
+        let may_ask = self.style.choking.is_none() || self.unchoked.contains(&peer);
         let hidden = self.offered.is_some();
         let held = self.held.contains(piece);
         let Some(neighbour) = self.neighbours.get_mut(&peer) else { return };
@@ -63,7 +63,7 @@ impl Pull {
 
     /// Gives free slots to peers that want something, at random.
     pub(super) fn unchoke_more(&mut self) {
-        while self.style.choking && self.unchoked.len() < self.style.slots {
+        while self.style.choking.is_some() && self.unchoked.len() < self.style.slots {
             let waiting = self.waiting();
             if waiting.is_empty() {
                 return;
@@ -100,7 +100,8 @@ impl Pull {
         let was = self.unchoked.iter().position(|&unchoked| unchoked == peer);
         self.ready.retain(|&ready| ready != peer);
         self.send(peer, Message::Decline(Declined::Busy));
-        let requests = self.neighbours.get_mut(&peer).map(|neighbour| std::mem::take(&mut neighbour.requests));
+        let requests =
+            self.neighbours.get_mut(&peer).map(|neighbour| std::mem::take(&mut neighbour.requests));
         requests.into_iter().flatten().for_each(|piece| self.send(peer, Message::Withdraw(piece)));
         // Another comes first: the choked one is not to be drawn again at once.
         let waiting = self.waiting();
@@ -143,7 +144,9 @@ impl Pull {
         let offered = self.offered.as_ref()?;
         let neighbour = self.neighbours.get(&peer)?;
         let open = self.pieces.indexes().filter(|&piece| {
-            self.held.contains(piece) && !neighbour.shown.contains(piece) && !neighbour.revealed.contains(piece)
+            self.held.contains(piece)
+                && !neighbour.shown.contains(piece)
+                && !neighbour.revealed.contains(piece)
         });
         let spread = |piece: PieceIndex| self.copies[piece.at()] + offered[piece.at()];
         let rng = &mut self.rng;

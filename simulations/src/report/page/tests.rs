@@ -25,7 +25,15 @@ fn the_page_needs_nothing_else_and_says_what_was_measured() {
     let ours = runs.iter().find(|run| run.policy == OURS).unwrap();
     assert!(html.contains(&format!("<span class=\"number\">{}</span>", times(ours.last_over_bound))));
     let ids: Vec<&str> = page.plots().iter().map(|plot| plot.id).collect();
-    let all = ["policies", "finishes", "nodes-complete", "pieces-held", "seeder-egress", "scaling-nodes", "scaling-pieces"];
+    let all = [
+        "policies",
+        "finishes",
+        "nodes-complete",
+        "pieces-held",
+        "seeder-egress",
+        "scaling-nodes",
+        "scaling-pieces",
+    ];
     assert_eq!(ids, all);
     for plot in page.plots() {
         assert!(!plot.svg.contains("NaN") && !plot.takeaway.contains("NaN"), "{}", plot.id);
