@@ -100,7 +100,7 @@ impl Page {
              </head>\n<body>\n<main>\n<header>{headline}{}</header>\n\
              <section class=\"plots\">{}</section>\n\
              <section><h2>What the scenarios promise</h2>\n<p class=\"takeaway\">{verdict}</p>\n\
-             <div class=\"wide\"><table><thead><tr><th>scenario</th><th>nodes × pieces</th><th>last ÷ bound</th>\
+             <div class=\"wide\"><table class=\"promises\"><thead><tr><th>scenario</th><th>nodes × pieces</th><th>last ÷ bound</th>\
              <th>seeder copies</th><th>duplicates</th><th>copies into a rack</th><th>slowest ÷ median rack</th><th>control messages per piece</th><th>complete</th>\
              <th>promise</th></tr></thead>\n<tbody>{}</tbody></table></div></section>\n\
              <section><h2>To run it again</h2>\n<p>Every figure comes from the shipping exchange, or the policy that is \

@@ -6,6 +6,8 @@ use crate::policies::{self, OURS};
 
 /// A bar or a curve that takes more than this many of the bound, or of copies, is cut or left to the table.
 const DRAWN_MAX: f64 = 5.0;
+/// Curves are drawn up to here, in bounds: the rest of a slow one is in the table.
+const CURVES_MAX: f64 = 2.0;
 
 /// A drawing with its text and its figures.
 #[derive(Debug)]
@@ -196,17 +198,18 @@ pub(crate) fn completion(compared: &[&Run], of: Of) -> Option<Plot> {
             .map(move |(share, at)| ((f64::from(at) * run.curve_step).min(last), share));
         [(0.0, 0.0)].into_iter().chain(points).collect::<Vec<_>>()
     };
+    let end = axis_end(drawn.iter().map(|run| run.last_over_bound).filter(|&last| last <= CURVES_MAX));
     let series = drawn.iter().enumerate().map(|(style, run)| Series {
         name: title(&run.policy).to_owned(),
         style,
-        points: curve(run),
+        points: curve(run).into_iter().filter(|point| point.0 <= end).collect(),
         marks: false,
     });
     let series: Vec<Series> = series.collect();
     let reached = |run: &Run, share: f64| {
         curve(run).iter().find(|point| point.1 >= share).map_or(f64::NAN, |point| point.0)
     };
-    let x = Axis::linear("time ÷ bound", 0.0, axis_end(drawn.iter().map(|run| run.last_over_bound)), 6);
+    let x = Axis::linear("time ÷ bound", 0.0, end, 6);
     let (id, what, y) = match of {
         Of::Nodes => ("nodes-complete", "Nodes that have everything", "nodes complete"),
         Of::Pieces => ("pieces-held", "Pieces that have arrived", "pieces held, of all nodes"),

@@ -89,7 +89,7 @@ struct Sizes {
 const FULL: Sizes = Sizes {
     compared: Size { nodes: 1000, pieces: 500 },
     seeds: SEEDS,
-    nodes: &[16, 100],
+    nodes: &[16, 100, 200],
     nodes_heavy: &[10_000],
     pieces: &[(100, &[100, 500, 2000, 8000]), (1000, &[100, 2000])],
     work_max: usize::MAX,

@@ -189,7 +189,7 @@ pub(crate) fn lines(title: &str, x: &Axis, y: &Axis, bound: Option<Mark<'_>>, se
                 (right, at),
                 "stroke:var(--bound);stroke-width:1.5;stroke-dasharray:4 3",
             );
-            drawing.text((right, at - 5.0), "end", "", name);
+            drawing.text((right, at + 15.0), "end", "", name);
         }
         Some(Mark::Upright(value, name)) => {
             let (at, _) = place((value, y.from));
