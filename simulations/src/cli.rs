@@ -1,17 +1,20 @@
 //! The command line.
 
+mod report;
+
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
 
 use crate::gate::Gate;
 use crate::network::Release;
 use crate::outcome::Outcome;
+use crate::policies;
 use crate::report::Report;
 use crate::scenarios::{self, Scenario, Size, Threshold};
-use crate::sim::{Options, Simulation, exchange};
+use crate::sim::Options;
 
 /// Simulate a swarm of Shoal's own state machines.
 #[derive(Debug, Parser)]
@@ -29,12 +32,17 @@ enum Command {
     Run(Run),
     /// Run every scenario at its committed sizes; exit 1 with the figures when a promise is broken
     Gate(Gate),
+    /// Run the committed runs, or read their results, and write a page with plots
+    Report(report::Report),
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Run {
     /// A name that `list` prints
     scenario: String,
+    /// How the hosts trade: shoal, or a policy that it is compared with
+    #[arg(long, default_value = policies::OURS)]
+    policy: String,
     /// Nodes besides the seeders
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     nodes: u32,
@@ -106,6 +114,7 @@ pub(crate) fn perform(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Run(run) => run.perform(),
         Command::Gate(gate) => gate.perform(),
+        Command::Report(report) => report.perform(),
     }
 }
 
@@ -119,11 +128,17 @@ impl Run {
         Alone::parse_from(words).run
     }
 
+    /// A command line that starts with `shoal-sim run`.
+    fn parse(command: &str) -> anyhow::Result<Self> {
+        let words = command.split(' ').skip(1);
+        Ok(Alone::try_parse_from(words).with_context(|| command.to_owned())?.run)
+    }
+
     pub(crate) fn simulate(&self, scenario: &Scenario) -> anyhow::Result<(Report, Outcome)> {
         let size = self.size();
         let options = self.options(size)?;
         let started = Instant::now();
-        let outcome = Simulation::new(scenario, size, &options, exchange)?.run();
+        let outcome = (policies::named(&self.policy)?.run)(scenario, size, &options);
         let outcome = match outcome {
             Ok(outcome) => outcome,
             Err(failure) => bail!("{failure:#}\nreplay with: {}", self.replay(scenario)),
@@ -189,14 +204,16 @@ impl Run {
             release: self.release,
             threads: self.threads,
             trace: self.trace,
+            ..Options::default()
         })
     }
 
     pub(crate) fn replay(&self, scenario: &Scenario) -> String {
         let mut command = format!(
-            "shoal-sim run {} --nodes {} --pieces {} --seed {} --mbit {} --latency {} --jitter {} --neighbours {} \
-             --verify {} --store {} --message-cpu {} --device {} --release {} --check 1",
+            "shoal-sim run {} --policy {} --nodes {} --pieces {} --seed {} --mbit {} --latency {} --jitter {} \
+             --neighbours {} --verify {} --store {} --message-cpu {} --device {} --release {} --check 1",
             scenario.name,
+            self.policy,
             self.nodes,
             self.pieces,
             self.seed,

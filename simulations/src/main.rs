@@ -13,6 +13,7 @@ mod host;
 mod link;
 mod network;
 mod outcome;
+mod policies;
 mod queue;
 mod report;
 mod scenarios;

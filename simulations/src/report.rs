@@ -1,5 +1,11 @@
 //! What a run says: one JSON object or a short text.
 
+pub(crate) mod page;
+pub(crate) mod picture;
+mod plots;
+pub(crate) mod runs;
+mod svg;
+
 use std::time::Duration;
 
 use anyhow::Context;

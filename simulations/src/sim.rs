@@ -28,12 +28,13 @@ use crate::shard::{Actor, Failure, Shard, panic_text};
 use crate::tally::Tally;
 use crate::trader::Trader;
 
-/// A run that takes this many times the longest bound is stuck.
-const BOUNDS_MAX: u32 = 20;
 /// Points of a completion curve, per bound.
 const CURVE_STEPS_PER_BOUND: u32 = 100;
 /// Hosts below which a second thread waits more than it works.
 const HOSTS_PER_THREAD_MIN: usize = 150;
+
+/// The links of so many hosts, each named once.
+pub(crate) type Links = fn(usize) -> Vec<(usize, usize)>;
 
 /// What holds for every scenario.
 #[derive(Clone, Debug)]
@@ -60,6 +61,10 @@ pub(crate) struct Options {
     pub(crate) threads: Option<usize>,
     /// A host whose events are told.
     pub(crate) trace: Option<u32>,
+    /// Who knows whom, of so many hosts; `None` for random links.
+    pub(crate) links: Option<Links>,
+    /// A run that takes this many times the longest bound is stuck.
+    pub(crate) patience_bounds: u32,
 }
 
 impl Default for Options {
@@ -79,6 +84,8 @@ impl Default for Options {
             release: Release::Written,
             threads: None,
             trace: None,
+            links: None,
+            patience_bounds: 20,
         }
     }
 }
@@ -137,13 +144,16 @@ impl<T: Trader> Simulation<T> {
         let shards = (0..threads).map(|index| Shard::new(index, threads, &network, tally.clone()));
         let mut simulation = Self {
             shards: shards.collect(),
-            deadline: Time::ZERO + longest * BOUNDS_MAX,
+            deadline: Time::ZERO + longest * options.patience_bounds,
             bound: stage.bound(),
             racks: racks(&plan),
             seeder_trunkless: trunks.is_empty(),
             network,
         };
-        let links = graph::links(&plan, options.neighbours, &mut rng);
+        let links = match options.links {
+            Some(links) => links(plan.members.len()),
+            None => graph::links(&plan, options.neighbours, &mut rng),
+        };
         simulation.populate(&plan, options, make, &mut rng)?;
         simulation.connect(&plan, &links)?;
         for (at, server) in trunks.into_iter().enumerate() {
