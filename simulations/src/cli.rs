@@ -7,6 +7,7 @@ use anyhow::bail;
 use clap::{Args, Parser, Subcommand};
 
 use crate::gate::Gate;
+use crate::lab::Lab;
 use crate::network::Release;
 use crate::outcome::Outcome;
 use crate::report::Report;
@@ -29,6 +30,8 @@ enum Command {
     Run(Run),
     /// Run every scenario at its committed sizes; exit 1 with the figures when a promise is broken
     Gate(Gate),
+    /// Run the real programs, each on a host of its own with a shaped link (needs root)
+    Lab(Lab),
 }
 
 #[derive(Debug, Args)]
@@ -106,6 +109,7 @@ pub(crate) fn perform(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Run(run) => run.perform(),
         Command::Gate(gate) => gate.perform(),
+        Command::Lab(lab) => lab.perform(),
     }
 }
 
