@@ -37,9 +37,10 @@ pub(crate) struct Lab {
     /// What happens
     #[arg(long, value_enum, default_value = "flash-crowd")]
     scenario: Scenario,
-    /// How the hosts' TCP reacts to congestion
-    #[arg(long, value_name = "NAME", default_value = "cubic")]
-    congestion: String,
+    /// How the hosts' TCP reacts to congestion, such as reno; namespaces may use what the machine allows to everyone
+    /// [default: as this machine]
+    #[arg(long, value_name = "NAME")]
+    congestion: Option<String>,
     /// Bytes that wait at most before each host's own link
     #[arg(long, value_name = "BYTES", default_value_t = 1_000_000)]
     uplink_queue: u32,

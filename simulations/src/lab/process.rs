@@ -12,8 +12,8 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 /// Waits for a line before it becomes the program, so that all begin together however long it takes to start them.
-const GATE: &str =
-    r#"echo "$1" > /proc/sys/net/ipv4/tcp_congestion_control; shift; read -r go; exec "$@" < /dev/null"#;
+const GATE: &str = r#"[ -z "$1" ] || echo "$1" > /proc/sys/net/ipv4/tcp_congestion_control || exit 1
+shift; read -r go; exec "$@" < /dev/null"#;
 /// How long a program may take to end once it is told to.
 const END_MAX: Duration = Duration::from_secs(30);
 
@@ -30,14 +30,16 @@ impl Process {
     /// goes to the file `log`.
     pub(super) fn prepare(
         namespace: &str,
-        congestion: &str,
+        congestion: Option<&str>,
         program: &Path,
         arguments: &[&str],
         log: &Path,
     ) -> anyhow::Result<Self> {
         let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", namespace, "sh", "-c", GATE, "sh", congestion]).arg(program);
+        command
+            .args(["netns", "exec", namespace, "sh", "-c", GATE, "sh", congestion.unwrap_or_default()])
+            .arg(program);
         command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
         let log = File::create(log).with_context(|| format!("cannot create {}", log.display()))?;
         command.stderr(log).kill_on_drop(true);

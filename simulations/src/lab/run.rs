@@ -79,7 +79,13 @@ async fn run(lab: &Lab, programs: &Programs) -> anyhow::Result<Report> {
         let arguments = folder.install_arguments(host, &ticket);
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let (namespace, log) = (network.namespace(host), folder.log(host));
-        nodes.push(Process::prepare(&namespace, &lab.congestion, &programs.node, &arguments, &log)?);
+        nodes.push(Process::prepare(
+            &namespace,
+            lab.congestion.as_deref(),
+            &programs.node,
+            &arguments,
+            &log,
+        )?);
     }
 
     let patience = wire_s * PATIENCE * if lab.scenario == Scenario::Stragglers { 10.0 } else { 1.0 } + 60.0;
@@ -183,7 +189,8 @@ async fn serve(
     let (data, listen) = (folder.of(SEEDER, "data"), format!("{}:{PORT}", Network::address(SEEDER)));
     let arguments = ["serve", "--data", &data, "--listen", &listen, "--json"];
     let (namespace, log) = (network.namespace(SEEDER), folder.log(SEEDER));
-    let mut seeder = Process::prepare(&namespace, &lab.congestion, &programs.seeder, &arguments, &log)?;
+    let mut seeder =
+        Process::prepare(&namespace, lab.congestion.as_deref(), &programs.seeder, &arguments, &log)?;
     seeder.begin().await?;
     let listening = seeder.object().await?;
     let ticket = listening["ticket"].as_str().context("the seeder prints no ticket")?.to_owned();
