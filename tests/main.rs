@@ -9,6 +9,7 @@ mod drift;
 mod fidelity;
 mod fleet;
 mod install;
+mod lab;
 mod memory;
 mod mounts;
 mod resume;

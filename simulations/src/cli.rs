@@ -9,6 +9,7 @@ use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
 
 use crate::gate::Gate;
+use crate::lab::Lab;
 use crate::network::Release;
 use crate::outcome::Outcome;
 use crate::policies;
@@ -34,6 +35,8 @@ enum Command {
     Gate(Gate),
     /// Run the committed runs, or read their results, and write a page with plots
     Report(report::Report),
+    /// Run the real programs, each on a host of its own with a shaped link (needs root)
+    Lab(Lab),
 }
 
 #[derive(Debug, Args)]
@@ -115,6 +118,7 @@ pub(crate) fn perform(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Run(run) => run.perform(),
         Command::Gate(gate) => gate.perform(),
         Command::Report(report) => report.perform(),
+        Command::Lab(lab) => lab.perform(),
     }
 }
 

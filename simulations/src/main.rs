@@ -2,7 +2,7 @@
 //!
 //! `sim` is the loop, `shard` one thread of it, `host` one simulated machine, `link` its bandwidth, `network` what lies
 //! between, `scenarios` what is promised, `checks` what must hold after every event and at the end, `report` what is
-//! printed.
+//! printed. `lab` is apart: it runs the programs themselves.
 
 mod checks;
 mod cli;
@@ -10,6 +10,7 @@ mod gate;
 mod graph;
 mod history;
 mod host;
+mod lab;
 mod link;
 mod network;
 mod outcome;

@@ -86,6 +86,10 @@ impl Report {
             .filter(|&(&count, _)| count > 0)
             .map(|(&count, name)| format!("{name} {:.2}", per_piece(count)))
             .collect();
+        let died = match outcome.finishes.iter().filter(|finish| finish.died).count() {
+            0 => String::new(),
+            died => format!(", {died} died"),
+        };
         let racks = match outcome.racks.len() {
             0 => String::new(),
             count => format!(
@@ -95,7 +99,7 @@ impl Report {
         };
         format!(
             "{} with {} nodes and {} pieces, seed {}\n\
-             last node     {:.4} x its bound (median {:.4}); {} nodes complete after {:.1} s\n\
+             last node     {:.4} x its bound (median {:.4}); {} nodes complete after {:.1} s{}\n\
              seeder        {:.4} copies; the busiest node {:.4}\n\
              {}duplicates    {:.4} %\n\
              control       {:.1} messages, {:.0} bytes per piece ({})\n\
@@ -109,6 +113,7 @@ impl Report {
             self.median_over_bound,
             self.complete,
             outcome.ended.as_secs_f64(),
+            died,
             self.seeder_copies,
             outcome.busiest_pieces as f64 / self.pieces as f64,
             racks,

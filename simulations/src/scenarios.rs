@@ -150,7 +150,14 @@ impl Plan {
     /// A flat network that stays whole.
     pub(crate) fn flat(stage: &Stage, members: Vec<Member>) -> Self {
         let pieces = stage.size.pieces;
-        Self { members, pieces, trunks: Vec::new(), neighbours_outside: 0, partition: None, some_is_lost: false }
+        Self {
+            members,
+            pieces,
+            trunks: Vec::new(),
+            neighbours_outside: 0,
+            partition: None,
+            some_is_lost: false,
+        }
     }
 }
 

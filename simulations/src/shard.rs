@@ -4,7 +4,6 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::mem;
 
-use anyhow::Context;
 use shoal_proto::time::Time;
 
 use crate::host::{Host, Scene};
@@ -213,5 +212,5 @@ pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> anyhow::Error {
         .map(String::as_str)
         .or_else(|| panic.downcast_ref::<&str>().copied())
         .unwrap_or("no message");
-    Err::<(), _>(anyhow::anyhow!("{text}")).context("an invariant is broken").unwrap_err()
+    anyhow::anyhow!("{text}").context("an invariant is broken")
 }

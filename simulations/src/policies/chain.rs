@@ -10,6 +10,7 @@ use std::sync::Arc;
 use shoal_proto::exchange::{Announcement, Bitfield, Event, Message, Output, PeerKey, Receipt, Role};
 use shoal_proto::image::{PieceIndex, PieceList};
 use shoal_proto::time::Time;
+use shoal_proto::zone::Distance;
 
 use crate::trader::Trader;
 
@@ -79,7 +80,7 @@ impl Chain {
 }
 
 impl Trader for Chain {
-    fn handle_connected(&mut self, _now: Time, peer: PeerKey) {
+    fn handle_connected(&mut self, _now: Time, peer: PeerKey, _distance: Distance) {
         let message = Message::Announce(Announcement::Held(self.held.clone()));
         self.outputs.push_back(Output::Send { peer, message });
     }

@@ -15,6 +15,7 @@ use rand_chacha::ChaCha8Rng;
 use shoal_proto::exchange::{Announcement, Bitfield, Event, Message, Output, PeerKey, Receipt, Role};
 use shoal_proto::image::{PieceIndex, PieceList};
 use shoal_proto::time::Time;
+use shoal_proto::zone::Distance;
 
 use crate::trader::Trader;
 
@@ -134,7 +135,7 @@ impl Pull {
 }
 
 impl Trader for Pull {
-    fn handle_connected(&mut self, _now: Time, peer: PeerKey) {
+    fn handle_connected(&mut self, _now: Time, peer: PeerKey, _distance: Distance) {
         let nothing = Bitfield::empty(self.pieces.len());
         let shown = if self.offered.is_some() { nothing.clone() } else { self.held.clone() };
         let neighbour = Neighbour {
@@ -204,7 +205,8 @@ impl Trader for Pull {
                 self.unask(peer, piece);
                 self.request_of_all();
             }
-            Message::Announce(_) => {}
+            // No peer of this policy says these.
+            Message::Announce(_) | Message::Intent { .. } | Message::Covered(_) | Message::Uncovered(_) => {}
         }
     }
 

@@ -26,7 +26,7 @@ fn seeder(style: Style, pieces: usize) -> Pull {
 fn meet(pull: &mut Pull, peers: &[(u32, &[u32])]) {
     for &(peer, held) in peers {
         let peer = PeerKey(peer);
-        pull.handle_connected(Time::ZERO, peer);
+        pull.handle_connected(Time::ZERO, peer, Distance::NONE);
         let mut shown = Bitfield::empty(pull.pieces.len());
         held.iter().for_each(|&piece| {
             shown.insert(pull.pieces.index(piece).unwrap());
