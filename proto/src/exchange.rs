@@ -358,6 +358,7 @@ impl Exchange {
     pub fn assert_invariants(&self) {
         self.neighbours.assert_invariants(&self.held);
         self.fetches.assert_invariants(&self.settled);
+        self.racks.assert_invariants(self.fetches.coming());
         let mut settled = self.held.clone();
         self.unwanted.iter().for_each(|unwanted| settled.insert_all(unwanted));
         assert_eq!(self.settled, settled);

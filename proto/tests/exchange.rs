@@ -52,6 +52,8 @@ enum Said {
     Decline(bool),
     Cancel(u32),
     Withdraw(u32),
+    Intent(u32, bool),
+    Covered(Vec<u32>, bool),
 }
 
 fn said() -> impl Strategy<Value = Said> {
@@ -66,6 +68,8 @@ fn said() -> impl Strategy<Value = Said> {
         1 => any::<bool>().prop_map(Said::Decline),
         1 => piece().prop_map(Said::Cancel),
         1 => piece().prop_map(Said::Withdraw),
+        2 => (piece(), any::<bool>()).prop_map(|(piece, live)| Said::Intent(piece, live)),
+        2 => (vec(piece(), 0..20), any::<bool>()).prop_map(|(pieces, covered)| Said::Covered(pieces, covered)),
     ]
 }
 
@@ -155,6 +159,11 @@ impl Model {
             Said::Decline(false) => Message::Decline(Declined::Nothing),
             Said::Cancel(piece) => Message::Cancel(self.piece(piece)),
             Said::Withdraw(piece) => Message::Withdraw(self.piece(piece)),
+            Said::Intent(piece, live) => Message::Intent { piece: self.piece(piece), live },
+            Said::Covered(pieces, covered) => {
+                let pieces = pieces.into_iter().map(|piece| self.piece(piece)).collect();
+                if covered { Message::Covered(pieces) } else { Message::Uncovered(pieces) }
+            }
         }
     }
 
@@ -163,7 +172,8 @@ impl Model {
             Operation::Connect(peer) => {
                 let key = self.key(peer);
                 self.connected.insert(key);
-                self.exchange.handle_connected(self.now, key, Distance::NONE);
+                // In the rack, in the row, beyond.
+                self.exchange.handle_connected(self.now, key, Distance::new(peer as usize % 3));
             }
             Operation::Disconnect(peer) => {
                 let key = self.key(peer);

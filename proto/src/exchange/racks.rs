@@ -115,6 +115,17 @@ impl Racks {
         self.levels.iter().find(|level| level.distance == distance)
     }
 
+    pub(super) fn assert_invariants(&self, coming: &Bitfield) {
+        assert!(self.levels.is_sorted_by(|one, next| one.distance < next.distance));
+        for level in &self.levels {
+            assert!(!level.covered.has_any_not_in(&level.near), "covered by nobody");
+        }
+        for (at, told) in self.told.iter().enumerate() {
+            assert!(coming.contains(told.piece), "{:?} is intended and does not come", told.piece);
+            assert!(self.told[..at].iter().all(|other| other.piece != told.piece));
+        }
+    }
+
     /// When to call [`Exchange::look_around`].
     pub(super) fn due(&self) -> Option<Time> {
         self.due
@@ -167,9 +178,9 @@ impl Exchange {
             let nothing = || Bitfield::empty(self.pieces.len());
             let (near, covered, since) = (nothing(), nothing(), vec![0; self.pieces.len()]);
             self.racks.levels.insert(at, Level { distance, near, since, covered });
-            self.look_around(now);
+            return self.look_around(now);
         }
-        let level = self.racks.level(distance).expect("it was just made");
+        let level = self.racks.level(distance).expect("it was found");
         let mut unheld = level.covered.clone();
         unheld.remove_all(&self.held);
         self.say_covered(&[key], unheld.iter().collect(), true);
@@ -360,6 +371,8 @@ impl Exchange {
             covered.remove_all(&overdue);
             let mut gained = covered.clone();
             gained.remove_all(&level.covered);
+            // What is held here is not granted anyway.
+            gained.remove_all(&self.held);
             let mut lost = std::mem::replace(&mut level.covered, covered);
             lost.remove_all(&level.covered);
             [intents_end, next_overdue].into_iter().flatten().for_each(|at| self.racks.look_by(at));

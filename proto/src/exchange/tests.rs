@@ -1,7 +1,8 @@
-//! Scripts under virtual time: here, in `seeding` and in `unwanted` one exchange with the test as its
+//! Scripts under virtual time: here, in `racks`, in `seeding` and in `unwanted` one exchange with the test as its
 //! neighbours, in `swarm` many exchanges.
 
 mod famine;
+mod racks;
 mod seeding;
 mod share;
 mod swarm;
@@ -54,7 +55,17 @@ impl Solo {
 
     /// Connects a peer that announces `announcement`, and says what the exchange does about it.
     fn meet(&mut self, now: Time, peer: u32, announcement: Announcement) -> Vec<Output> {
-        self.exchange.handle_connected(now, PeerKey(peer), Distance::NONE);
+        self.meet_at(Distance::NONE, now, peer, announcement)
+    }
+
+    fn meet_at(
+        &mut self,
+        distance: Distance,
+        now: Time,
+        peer: u32,
+        announcement: Announcement,
+    ) -> Vec<Output> {
+        self.exchange.handle_connected(now, PeerKey(peer), distance);
         let mut outputs = self.drain();
         outputs.extend(self.say(now, peer, Message::Announce(announcement)));
         outputs

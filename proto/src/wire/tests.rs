@@ -42,6 +42,10 @@ fn every_frame_comes_back_as_it_went() {
         Message::Decline(Declined::Nothing),
         Message::Cancel(list.index(3).unwrap()),
         Message::Withdraw(list.index(4).unwrap()),
+        Message::Intent { piece: list.index(5).unwrap(), live: true },
+        Message::Intent { piece: list.index(5).unwrap(), live: false },
+        Message::Covered(list.indexes().collect()),
+        Message::Uncovered(vec![list.index(6).unwrap()]),
     ];
     for message in messages {
         let frame = Frame::Trade(TradeFrame::new(7, message.clone()));
@@ -70,8 +74,18 @@ fn every_frame_comes_back_as_it_went() {
 fn what_does_not_fit_the_list_is_refused() {
     let (long, short) = (list(70), list(60));
     let full = Message::Announce(Announcement::Held(Bitfield::full(long.len())));
-    let outside =
-        [full, Message::Have(vec![long.index(60).unwrap()]), Message::Request(long.index(69).unwrap())];
+    let outside = [
+        full,
+        Message::Have(vec![long.index(60).unwrap()]),
+        Message::Request(long.index(69).unwrap()),
+        Message::Intent { piece: long.index(60).unwrap(), live: true },
+        Message::Covered(vec![long.index(60).unwrap()]),
+        Message::Uncovered(vec![long.index(60).unwrap()]),
+    ];
+    let many = vec![short.index(0).unwrap(); HAVES_PER_MESSAGE_MAX + 1];
+    for message in [Message::Have(many.clone()), Message::Covered(many.clone()), Message::Uncovered(many)] {
+        assert!(matches!(TradeFrame::new(0, message).check(&short), Err(DecodeError::TooMany { .. })));
+    }
     for message in outside {
         assert!(TradeFrame::new(0, message.clone()).check(&short).is_err(), "{message:?}");
     }
@@ -140,6 +154,7 @@ fn every_bound_is_kept() {
     let crowd = generated::Peers { peers: vec![one.clone(); PEERS_PER_FRAME_MAX + 1] };
     let roaming = generated::Peer { addresses: vec!["10.0.0.1:1".to_owned(); 5], ..one.clone() };
     let named = generated::Peer { addresses: vec!["example.org:80".to_owned()], ..one.clone() };
+    let astray = generated::Peer { rack: "/".to_owned(), ..one.clone() };
     let nobody = generated::Peer { id: vec![1, 2, 3], ..one };
     let signed = |payload: usize, signature: usize| {
         let query = Some(encode_query(&Query::Image(Cid::of(b"image"))));
@@ -153,6 +168,9 @@ fn every_bound_is_kept() {
         hello(1, 1, vec![65_536], ""),
         hello(1, 1, vec![1; 5], ""),
         hello(1, 1, vec![], &"r".repeat(65)),
+        hello(1, 1, vec![], "row 3/rack07"),
+        hello(1, 1, vec![], "row3//rack07"),
+        one_peer(astray),
         Body::Peers(crowd),
         one_peer(roaming),
         one_peer(named),

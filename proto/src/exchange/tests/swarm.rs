@@ -1,8 +1,11 @@
 //! Many-party scripts.
 
+mod racks;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
+use crate::zone::Zone;
 
 /// One way between two hosts of a [`Net`].
 const LATENCY: Duration = Duration::from_millis(1);
@@ -22,6 +25,10 @@ struct Net {
     /// Hosts whose pieces never leave them.
     frozen: BTreeSet<usize>,
     pieces_sent: Vec<u32>,
+    /// Where the hosts stand that stand anywhere.
+    zones: BTreeMap<usize, Zone>,
+    /// Pieces that arrived, by the receiver and by how far away the sender stands.
+    arrived: BTreeMap<(usize, usize), u32>,
     duplicates: u32,
     faults: Vec<Fault>,
     pieces: usize,
@@ -46,6 +53,8 @@ impl Net {
             next_key: 0,
             frozen: BTreeSet::new(),
             pieces_sent: Vec::new(),
+            zones: BTreeMap::new(),
+            arrived: BTreeMap::new(),
             duplicates: 0,
             faults: Vec::new(),
             pieces,
@@ -76,13 +85,19 @@ impl Net {
         self.next_key += 2;
         self.links.insert((one, there), (other, back));
         self.links.insert((other, back), (one, there));
+        let distance = self.distance(one, other);
         for (host, key) in [(one, there), (other, back)] {
             let now = self.now;
             if let Some(exchange) = &mut self.hosts[host] {
-                exchange.handle_connected(now, key, Distance::NONE);
+                exchange.handle_connected(now, key, distance);
             }
             self.perform(host);
         }
+    }
+
+    fn distance(&self, one: usize, other: usize) -> Distance {
+        let zone = |host| self.zones.get(&host).cloned().unwrap_or_default();
+        zone(one).distance(&zone(other))
     }
 
     fn connect_all(&mut self, hosts: &[usize]) {
@@ -156,6 +171,9 @@ impl Net {
             Input::Sent(peer, piece) => exchange.handle_sent(now, peer, piece),
             Input::Arrived(peer, piece) => {
                 if exchange.handle_received(now, peer, piece) == Receipt::Wanted {
+                    if let Some(&(from, _)) = self.links.get(&(host, peer)) {
+                        *self.arrived.entry((host, self.distance(host, from).levels())).or_default() += 1;
+                    }
                     self.later(LATENCY, host, Input::Stored(piece));
                 }
             }
