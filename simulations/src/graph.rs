@@ -7,6 +7,7 @@ use rand::Rng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
+use crate::network::distance;
 use crate::scenarios::Plan;
 
 /// Random partners tried per link before a host makes do with fewer.
@@ -17,7 +18,7 @@ const NEIGHBOURS_INSIDE_MAX: usize = 48;
 /// Hosts of each rack that a host without one knows.
 const NEIGHBOURS_OF_CORE: usize = 2;
 
-/// The links of a plan, in an order that only the seed decides. Racks know themselves and a few outside.
+/// The links of a plan, in an order that only the seed decides. Racks know themselves and, at each level, a few outside.
 pub(crate) fn links(plan: &Plan, degree: usize, rng: &mut ChaCha8Rng) -> Vec<(usize, usize)> {
     let members = &plan.members;
     let may = |one: usize, other: usize| members[one].dialable || members[other].dialable;
@@ -36,12 +37,15 @@ pub(crate) fn links(plan: &Plan, degree: usize, rng: &mut ChaCha8Rng) -> Vec<(us
             random_links(&joins, NEIGHBOURS_INSIDE_MAX, |one, other| may(hosts[one], hosts[other]), rng);
         links.extend(inside.into_iter().map(|(one, other)| (hosts[one], hosts[other])));
     }
-    let rack = |host: usize| members[host].zones.first();
-    let outside =
-        |one: usize, other: usize| may(one, other) && (rack(one) != rack(other) || rack(one).is_none());
-    let between =
-        |one: usize, other: usize| outside(one, other) && rack(one).is_some() && rack(other).is_some();
-    links.extend(random_links(&joins, plan.neighbours_outside, between, rng));
+    let levels = members.iter().map(|member| member.zones.len()).max().unwrap_or(0);
+    for level in 1..=levels {
+        let racked = |host: usize| !members[host].zones.is_empty();
+        let between = |one: usize, other: usize| {
+            let (zones, others) = (&members[one].zones, &members[other].zones);
+            may(one, other) && racked(one) && racked(other) && distance(zones, others) == level
+        };
+        links.extend(random_links(&joins, plan.neighbours_outside, between, rng));
+    }
     // Every rack knows a host that hangs on the core, as it knows the seeder of its ticket.
     for &core in racks.get(&None).into_iter().flatten() {
         for hosts in racks.iter().filter(|(rack, _)| rack.is_some()).map(|(_, hosts)| hosts) {

@@ -52,9 +52,7 @@ impl Network {
 
     /// The zone levels that a transfer leaves: 0 within a rack.
     pub(crate) fn distance(&self, one: u32, other: u32) -> usize {
-        let (one, other) = (&self.zones[one as usize], &self.zones[other as usize]);
-        let shared = one.iter().rev().zip(other.iter().rev()).take_while(|(one, other)| one == other).count();
-        one.len().max(other.len()) - shared
+        distance(&self.zones[one as usize], &self.zones[other as usize])
     }
 
     /// The actor that a quantum reaches next and how long it takes to get there.
@@ -76,6 +74,12 @@ impl Network {
     pub(crate) fn hosts(&self) -> u32 {
         self.hosts
     }
+}
+
+/// The levels that a transfer leaves between hosts of these zones, the rack first.
+pub(crate) fn distance(one: &[u32], other: &[u32]) -> usize {
+    let shared = one.iter().rev().zip(other.iter().rev()).take_while(|(one, other)| one == other).count();
+    one.len().max(other.len()) - shared
 }
 
 #[cfg(test)]

@@ -11,9 +11,14 @@ mod lost_pieces;
 mod mixed_rates;
 mod partial_seeders;
 mod partition_heal;
+mod rack_crippled;
 mod racks;
+mod racks_churn;
+mod racks_stragglers;
+mod racks_wide;
 mod refresh;
 mod returning;
+mod rows;
 mod seeder_lost;
 mod seeder_lost_at_once;
 mod slow_peer_last_piece;
@@ -53,6 +58,11 @@ pub(crate) const ALL: &[&Scenario] = &[
     &slow_peer_last_piece::SCENARIO,
     &liars::SCENARIO,
     &racks::SCENARIO,
+    &racks_wide::SCENARIO,
+    &rows::SCENARIO,
+    &racks_churn::SCENARIO,
+    &racks_stragglers::SCENARIO,
+    &rack_crippled::SCENARIO,
 ];
 
 pub(crate) fn named(name: &str) -> anyhow::Result<&'static Scenario> {
@@ -96,7 +106,7 @@ pub(crate) struct Plan {
     pub(crate) pieces: usize,
     /// Rate of each zone's trunk, each way, in uplinks of a node: what [`Member::zones`] names.
     pub(crate) trunks: Vec<f64>,
-    /// Neighbours outside its rack, of a host that has one; inside it knows all, or as many as a host has at most.
+    /// Neighbours outside its rack, at each level, of a host that has one; inside it knows all, or as many as a host has at most.
     pub(crate) neighbours_outside: usize,
     pub(crate) partition: Option<Partition>,
     /// Some pieces are to be had nowhere in the end: a node is done when it has said of each that it lacks that it is
