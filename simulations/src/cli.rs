@@ -138,6 +138,12 @@ impl Run {
         Ok(Alone::try_parse_from(words).with_context(|| command.to_owned())?.run)
     }
 
+    /// On one thread: others run beside it.
+    pub(crate) fn alone(mut self) -> Self {
+        self.threads = Some(1);
+        self
+    }
+
     pub(crate) fn simulate(&self, scenario: &Scenario) -> anyhow::Result<(Report, Outcome)> {
         let size = self.size();
         let options = self.options(size)?;

@@ -17,11 +17,10 @@ pub(crate) const SCENARIO: Scenario = Scenario {
         Plan::flat(stage, members)
     },
     thresholds: &[Threshold {
-        size: Size { nodes: 200, pieces: 200 },
-        last_over_bound: 1.12,
+        size: Size { nodes: 200, pieces: 500 },
+        last_over_bound: 1.07,
         seeder_copies: 1.02,
         duplicate_ratio: 0.002,
-        control_per_piece: 35.0,
         ..Threshold::STRICT
     }],
 };

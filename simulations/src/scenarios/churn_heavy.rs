@@ -16,5 +16,11 @@ pub(crate) const SCENARIO: Scenario = Scenario {
         }
         Plan::flat(stage, members)
     },
-    thresholds: &[Threshold { size: Size { nodes: 200, pieces: 200 }, ..Threshold::STRICT }],
+    thresholds: &[Threshold {
+        size: Size { nodes: 200, pieces: 500 },
+        last_over_bound: 1.2,
+        seeder_copies: 1.02,
+        duplicate_ratio: 0.002,
+        ..Threshold::STRICT
+    }],
 };

@@ -19,5 +19,9 @@ pub(crate) const SCENARIO: Scenario = Scenario {
         }
         Plan::flat(stage, members)
     },
-    thresholds: &[Threshold { size: Size { nodes: 200, pieces: 200 }, ..Threshold::STRICT }],
+    thresholds: &[Threshold {
+        size: Size { nodes: 200, pieces: 200 },
+        control_per_piece: 45.0,
+        ..Threshold::STRICT
+    }],
 };

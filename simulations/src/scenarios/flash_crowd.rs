@@ -12,28 +12,32 @@ pub(crate) const SCENARIO: Scenario = Scenario {
         Plan::flat(stage, members)
     },
     thresholds: &[
-        Threshold {
-            size: Size { nodes: 200, pieces: 200 },
-            last_over_bound: 1.10,
-            seeder_copies: 1.005,
-            duplicate_ratio: 0.0005,
-            control_per_piece: 35.0,
-            ..Threshold::STRICT
-        },
-        Threshold {
-            size: Size { nodes: 1000, pieces: 500 },
-            last_over_bound: 1.055,
-            seeder_copies: 1.005,
-            duplicate_ratio: 0.0005,
-            control_per_piece: 35.0,
-            ..Threshold::STRICT
-        },
+        Threshold { size: Size { nodes: 200, pieces: 200 }, ..Threshold::STRICT },
+        Threshold { size: Size { nodes: 1000, pieces: 500 }, last_over_bound: 1.055, ..Threshold::STRICT },
+        Threshold { size: Size { nodes: 1000, pieces: 2000 }, last_over_bound: 1.018, ..Threshold::STRICT },
         Threshold {
             size: Size { nodes: 1000, pieces: 2000 },
+            seeder_rate: Some(10.0),
+            last_over_bound: 1.01,
+            heavy: true,
+            ..Threshold::STRICT
+        },
+        Threshold {
+            size: Size { nodes: 100, pieces: 2000 },
+            last_over_bound: 1.01,
+            heavy: true,
+            ..Threshold::STRICT
+        },
+        Threshold {
+            size: Size { nodes: 10000, pieces: 500 },
+            last_over_bound: 1.065,
+            heavy: true,
+            ..Threshold::STRICT
+        },
+        Threshold {
+            size: Size { nodes: 10000, pieces: 8000 },
             last_over_bound: 1.02,
-            seeder_copies: 1.005,
-            duplicate_ratio: 0.0005,
-            control_per_piece: 35.0,
+            heavy: true,
             ..Threshold::STRICT
         },
     ],

@@ -18,12 +18,5 @@ pub(crate) const SCENARIO: Scenario = Scenario {
         }
         Plan::flat(stage, members)
     },
-    thresholds: &[Threshold {
-        size: Size { nodes: 200, pieces: 200 },
-        last_over_bound: 1.11,
-        seeder_copies: 1.005,
-        duplicate_ratio: 0.0005,
-        control_per_piece: 35.0,
-        ..Threshold::STRICT
-    }],
+    thresholds: &[Threshold { size: Size { nodes: 200, pieces: 200 }, ..Threshold::STRICT }],
 };

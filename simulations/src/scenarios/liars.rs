@@ -14,5 +14,11 @@ pub(crate) const SCENARIO: Scenario = Scenario {
         }
         Plan::flat(stage, members)
     },
-    thresholds: &[Threshold { size: Size { nodes: 200, pieces: 200 }, ..Threshold::STRICT }],
+    thresholds: &[Threshold {
+        size: Size { nodes: 200, pieces: 500 },
+        last_over_bound: 1.25,
+        seeder_copies: 1.3,
+        rack_copies_max: 1.3,
+        ..Threshold::STRICT
+    }],
 };

@@ -17,5 +17,10 @@ pub(crate) const SCENARIO: Scenario = Scenario {
         members.extend((0..nodes).map(|node| Member { up: ups[node % ups.len()], bound, ..stage.node() }));
         Plan::flat(stage, members)
     },
-    thresholds: &[Threshold { size: Size { nodes: 200, pieces: 200 }, ..Threshold::STRICT }],
+    thresholds: &[Threshold {
+        size: Size { nodes: 200, pieces: 500 },
+        last_over_bound: 1.15,
+        duplicate_ratio: 0.005,
+        ..Threshold::STRICT
+    }],
 };

@@ -29,5 +29,10 @@ pub(crate) const SCENARIO: Scenario = Scenario {
         }
         Plan::flat(stage, members)
     },
-    thresholds: &[Threshold { size: Size { nodes: 200, pieces: 200 }, ..Threshold::STRICT }],
+    thresholds: &[Threshold {
+        size: Size { nodes: 200, pieces: 200 },
+        last_over_bound: 1.07,
+        control_per_piece: 40.0,
+        ..Threshold::STRICT
+    }],
 };

@@ -25,5 +25,9 @@ pub(crate) const SCENARIO: Scenario = Scenario {
         members.resize(1 + stage.size.nodes, Member { bound, held, ..stage.node() });
         Plan::flat(stage, members)
     },
-    thresholds: &[Threshold { size: Size { nodes: 200, pieces: 1000 }, ..Threshold::STRICT }],
+    thresholds: &[Threshold {
+        size: Size { nodes: 200, pieces: 2000 },
+        last_over_bound: 1.12,
+        ..Threshold::STRICT
+    }],
 };

@@ -14,9 +14,6 @@ pub(crate) const SCENARIO: Scenario = Scenario {
     thresholds: &[Threshold {
         size: Size { nodes: 200, pieces: 200 },
         last_over_bound: 1.08,
-        seeder_copies: 1.005,
-        duplicate_ratio: 0.0005,
-        control_per_piece: 35.0,
         ..Threshold::STRICT
     }],
 };

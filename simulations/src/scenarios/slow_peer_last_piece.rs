@@ -30,5 +30,11 @@ pub(crate) const SCENARIO: Scenario = Scenario {
         members.resize(1 + stage.size.nodes, Member { bound, held: Some(others), ..stage.node() });
         Plan::flat(stage, members)
     },
-    thresholds: &[Threshold { size: Size { nodes: 200, pieces: 200 }, ..Threshold::STRICT }],
+    thresholds: &[Threshold {
+        size: Size { nodes: 200, pieces: 200 },
+        last_over_bound: 4.0,
+        duplicate_ratio: 0.015,
+        control_per_piece: 100.0,
+        ..Threshold::STRICT
+    }],
 };

@@ -15,8 +15,8 @@ pub(crate) const SCENARIO: Scenario = Scenario {
         Plan::flat(stage, members)
     },
     thresholds: &[Threshold {
-        size: Size { nodes: 200, pieces: 200 },
-        last_over_bound: 1.12,
+        size: Size { nodes: 200, pieces: 500 },
+        last_over_bound: 1.09,
         seeder_copies: 1.02,
         duplicate_ratio: 0.002,
         control_per_piece: 45.0,

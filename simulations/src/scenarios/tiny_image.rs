@@ -16,5 +16,10 @@ pub(crate) const SCENARIO: Scenario = Scenario {
         members.resize(1 + small.size.nodes, small.node());
         Plan::flat(&small, members)
     },
-    thresholds: &[Threshold { size: Size { nodes: 200, pieces: 16 }, ..Threshold::STRICT }],
+    thresholds: &[Threshold {
+        size: Size { nodes: 200, pieces: 16 },
+        last_over_bound: 1.75,
+        control_per_piece: 45.0,
+        ..Threshold::STRICT
+    }],
 };

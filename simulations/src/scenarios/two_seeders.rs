@@ -12,5 +12,10 @@ pub(crate) const SCENARIO: Scenario = Scenario {
         members.resize(2 + stage.size.nodes, super::Member { bound, ..stage.node() });
         Plan::flat(stage, members)
     },
-    thresholds: &[Threshold { size: Size { nodes: 200, pieces: 200 }, ..Threshold::STRICT }],
+    thresholds: &[Threshold {
+        size: Size { nodes: 200, pieces: 500 },
+        seeder_copies: 1.2,
+        rack_copies_max: 1.2,
+        ..Threshold::STRICT
+    }],
 };
