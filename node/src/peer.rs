@@ -16,6 +16,7 @@ mod limits;
 mod link;
 mod parts;
 mod serve;
+mod socket;
 mod streams;
 #[cfg(test)]
 mod tests;

@@ -154,12 +154,13 @@ fn a_recapture_lays_only_what_is_new_first() {
     fs::write(source.join("a-/new twin"), noise("large", 5_000_001)).unwrap();
     let with_parent = CaptureOptions { parent: Some(Parent::from(&first)), ..options(2) };
     let second = capture(&source, &with_parent, &blocks, &()).unwrap();
-    assert_eq!(second.report.new_blocks, 2);
+    let new_blocks = usize::try_from(second.report.new_blocks).unwrap();
+    assert!((8..=11).contains(&new_blocks), "2 MB in blocks of up to 256 KiB: {new_blocks}");
     let new: u64 = second
         .manifest
         .content()
         .indexes()
-        .take(2)
+        .take(new_blocks)
         .map(|index| u64::from(second.manifest.content().piece(index).raw_bytes))
         .sum();
     assert_eq!(new, 2_000_000);

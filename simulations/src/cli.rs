@@ -89,6 +89,10 @@ pub(crate) struct Run {
     /// Eighths of a piece in a sender's device, which its control messages wait behind
     #[arg(long, default_value_t = 1)]
     device: usize,
+    /// Eighths of a piece that a connection may have on their way, unconfirmed: 8 for switches that have room for
+    /// every piece, 1 for real ones
+    #[arg(long, default_value_t = 8)]
+    window: u8,
     /// When an uploader has room again
     #[arg(long, value_enum, default_value = "written")]
     release: Release,
@@ -211,6 +215,7 @@ impl Run {
             store_bytes_per_s: self.store * 1e6,
             message_cpu: Duration::from_secs_f64(self.message_cpu * 1e-6),
             device_quanta: self.device,
+            window_quanta: self.window,
             release: self.release,
             threads: self.threads,
             trace: self.trace,
@@ -221,7 +226,7 @@ impl Run {
     pub(crate) fn replay(&self, scenario: &Scenario) -> String {
         let mut command = format!(
             "shoal-sim run {} --policy {} --nodes {} --pieces {} --seed {} --mbit {} --latency {} --jitter {} \
-             --neighbours {} --verify {} --store {} --message-cpu {} --device {} --release {} --check 1",
+             --neighbours {} --verify {} --store {} --message-cpu {} --device {} --window {} --release {} --check 1",
             scenario.name,
             self.policy,
             self.nodes,
@@ -235,6 +240,7 @@ impl Run {
             self.store,
             self.message_cpu,
             self.device,
+            self.window,
             if self.release == Release::Written { "written" } else { "arrived" }
         );
         if let Some(rate) = self.seeder_rate {

@@ -10,7 +10,7 @@ use shoal_proto::zone::Distance;
 
 use crate::checks::{conservation, offers};
 use crate::history::{History, Kind};
-use crate::link::{Gate, QUANTA_PER_CONFIRMATION, Quantum, Server, Uplink, WINDOW_QUANTA};
+use crate::link::{Gate, Quantum, Server, Uplink};
 use crate::network::{Network, Release};
 use crate::queue::{Event, Travel, What};
 use crate::scenarios::{Death, Member};
@@ -242,16 +242,18 @@ impl<T: Trader> Host<T> {
         connection.quanta.receive(self.at, travel.quantum)?;
         let (host, back) = (connection.host, connection.back);
         let through = self.downlink.serve(scene.now);
+        let confirmed = scene.network.physics.quanta_per_confirmation();
+        let confirms = travel.quantum.confirms(confirmed);
         if travel.quantum.is_last() {
             self.plan(scene, through, self.at, What::Received(peer, piece, travel.corrupt));
-        } else if travel.quantum.confirms() {
+        } else if confirms {
             self.trader.handle_progress(scene.now, peer, piece);
             self.settle(scene)?;
         }
-        if travel.quantum.confirms() {
+        if confirms {
             let heard = through + scene.network.physics.latency;
             let whole = travel.quantum.is_last().then_some(piece);
-            self.plan(scene, heard, host, What::Confirmed(back, QUANTA_PER_CONFIRMATION, whole));
+            self.plan(scene, heard, host, What::Confirmed(back, confirmed, whole));
         }
         Ok(())
     }
@@ -434,8 +436,9 @@ impl<T: Trader> Host<T> {
     fn serve(&mut self, scene: &mut Scene<'_>) -> anyhow::Result<()> {
         loop {
             let (connections, trader) = (&self.connections, &self.trader);
+            let window = scene.network.physics.window;
             let gate = |next: Quantum| {
-                if connections[next.peer.0 as usize].in_flight >= WINDOW_QUANTA {
+                if connections[next.peer.0 as usize].in_flight >= window {
                     Gate::Closed
                 } else if next.number == 1 && !trader.is_send_wanted(next.peer, next.piece) {
                     Gate::Cancelled

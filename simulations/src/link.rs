@@ -1,7 +1,7 @@
 //! Bandwidth: the links that bytes wait for.
 //!
 //! A piece is [`QUANTA_PER_PIECE`] quanta. An uplink serves its transfers round robin, a quantum at a time, as TCP
-//! connections share a link; a connection may have [`WINDOW_QUANTA`] quanta that its far end has not confirmed; a
+//! connections share a link; a connection may have a window of quanta that its far end has not confirmed; a
 //! downlink and the trunks between zones are first come, first served. This approximates window-limited max-min sharing
 //! with head-of-line blocking. It is no packet-level TCP: no loss, no slow start, no collapse under incast.
 
@@ -13,10 +13,9 @@ use shoal_proto::image::PieceIndex;
 use shoal_proto::time::Time;
 
 pub(crate) const QUANTA_PER_PIECE: u8 = 8;
-pub(crate) const WINDOW_QUANTA: u8 = 8;
 /// Bytes of every simulated piece.
 pub(crate) const PIECE_BYTES: u32 = 1 << 20;
-/// A receiver confirms every second quantum, as TCP does with segments, and hears of progress with it.
+/// A receiver confirms every second quantum at least, as TCP does with segments, and hears of progress with it.
 pub(crate) const QUANTA_PER_CONFIRMATION: u8 = 2;
 
 /// One quantum of a piece on its way.
@@ -33,8 +32,8 @@ impl Quantum {
         self.number == QUANTA_PER_PIECE
     }
 
-    pub(crate) fn confirms(self) -> bool {
-        self.number.is_multiple_of(QUANTA_PER_CONFIRMATION)
+    pub(crate) fn confirms(self, every: u8) -> bool {
+        self.number.is_multiple_of(every)
     }
 }
 

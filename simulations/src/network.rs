@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::link::QUANTA_PER_CONFIRMATION;
 use crate::queue::Travel;
 
 /// What every host is made of and how far apart they are.
@@ -19,7 +20,16 @@ pub(crate) struct Physics {
     pub(crate) message: Duration,
     /// Quanta in a sender's device, which control messages wait behind; 1 for a sender that puts them first.
     pub(crate) device_max: usize,
+    /// Quanta of a connection that its far end has not confirmed: what the network has room for on their way.
+    pub(crate) window: u8,
     pub(crate) release: Release,
+}
+
+impl Physics {
+    /// Quanta that one confirmation is for.
+    pub(crate) fn quanta_per_confirmation(&self) -> u8 {
+        if self.window < QUANTA_PER_CONFIRMATION { 1 } else { QUANTA_PER_CONFIRMATION }
+    }
 }
 
 /// When an uploader has room again.
@@ -97,6 +107,7 @@ mod tests {
             store: Duration::ZERO,
             message: Duration::ZERO,
             device_max: 1,
+            window: 8,
             release: Release::Written,
         };
         // The first has no zone; racks 0 and 1 are in row 2, rack 3 in row 4.

@@ -18,7 +18,7 @@ use shoal_proto::image::PieceList;
 
 use crate::outcome::Outcome;
 use crate::scenarios::{Scenario, Size};
-use crate::sim::{Options, Simulation, exchange};
+use crate::sim::{Options, Simulation, exchange, exchange_over_tcp};
 use crate::trader::Trader;
 
 /// The name of the shipping exchange among the policies.
@@ -30,6 +30,12 @@ pub(crate) const ALL: &[Policy] = &[
         title: "Shoal",
         about: "the shipping exchange: grant, request or decline; one-copy seeding",
         run: |scenario, size, options| run(scenario, size, options, exchange),
+    },
+    Policy {
+        name: "shoal-tcp",
+        title: "Shoal, tuned for TCP",
+        about: "the same with more under way, as nodes run it: for `--window 1`",
+        run: |scenario, size, options| run(scenario, size, options, exchange_over_tcp),
     },
     Policy {
         name: "bittorrent-super",

@@ -56,6 +56,8 @@ pub(crate) struct Options {
     pub(crate) message_cpu: Duration,
     /// Quanta that control messages wait behind in a sender's device.
     pub(crate) device_quanta: usize,
+    /// Quanta of a connection on their way.
+    pub(crate) window_quanta: u8,
     pub(crate) release: Release,
     /// `None` for as many as the size is worth.
     pub(crate) threads: Option<usize>,
@@ -81,6 +83,7 @@ impl Default for Options {
             store_bytes_per_s: f64::INFINITY,
             message_cpu: Duration::ZERO,
             device_quanta: 1,
+            window_quanta: 8,
             release: Release::Written,
             threads: None,
             trace: None,
@@ -107,6 +110,11 @@ pub(crate) fn exchange(role: Role, pieces: Arc<PieceList>, held: Bitfield, seed:
     Exchange::new(Config::default(), role, pieces, held, seed)
 }
 
+/// As a node tunes it.
+pub(crate) fn exchange_over_tcp(role: Role, pieces: Arc<PieceList>, held: Bitfield, seed: u64) -> Exchange {
+    Exchange::new(Config::over_tcp(), role, pieces, held, seed)
+}
+
 impl<T: Trader> Simulation<T> {
     pub(crate) fn new(
         scenario: &Scenario,
@@ -127,6 +135,7 @@ impl<T: Trader> Simulation<T> {
             store: piece_time(options.store_bytes_per_s),
             message: options.message_cpu,
             device_max: options.device_quanta.max(1),
+            window: options.window_quanta.max(1),
             release: options.release,
         };
         let zones: Vec<Vec<u32>> = plan.members.iter().map(|member| member.zones.clone()).collect();

@@ -8,6 +8,7 @@ use shoal_proto::wire::{BULK_HEADER_BYTES, BulkHeader, DecodeError, FRAME_BYTES_
 
 use crate::peer::limits::Pace;
 use crate::peer::serve::Delivery;
+use crate::peer::socket::Meter;
 
 /// Bytes of payload between two reports of progress.
 const PROGRESS_BYTES: usize = 256 << 10;
@@ -124,23 +125,31 @@ pub(super) async fn read_payload<R: AsyncRead + Unpin>(
     Ok(payload)
 }
 
+/// Returns when the socket has all of it but what the meter allows, so that what is said on other streams does not wait
+/// behind the piece.
 pub(super) async fn write_piece<W: AsyncWrite + Unpin>(
     stream: &mut W,
     exchange: u32,
     piece: u32,
     delivery: &Delivery,
     pace: &Pace,
+    meter: &Meter,
 ) -> Result<(), StreamError> {
     let payload = delivery.payload();
     let payload_bytes = u32::try_from(payload.len()).expect("a payload fits its bound");
     let (encoding, part) = (delivery.encoding().code(), delivery.part_number());
     let header = BulkHeader { exchange, piece, encoding, part, payload_bytes };
     stream.write_all(&header.to_bytes()).await?;
+    let mut written = meter.taken();
     for slice in payload.chunks(pace.slice_bytes()) {
         pace.pass(slice.len()).await;
+        written = written.max(meter.taken()) + slice.len() as u64;
         stream.write_all(slice).await?;
+        stream.flush().await?;
+        meter.reaches(written.saturating_sub(meter.ahead())).await;
     }
     stream.flush().await?;
+    meter.note_left(payload.len());
     Ok(())
 }
 

@@ -8,7 +8,7 @@ mod links;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -33,8 +33,9 @@ use crate::peer::discovery::Discovery;
 use crate::peer::limits::Pace;
 use crate::peer::link::{FromLink, InflowBudget, Link, ReceivedPiece, Surroundings};
 use crate::peer::serve::Shelves;
+use crate::peer::socket::Meters;
 use crate::peer::trades::{TradeRequest, Trades};
-use crate::peer::transport::{self, BehaviourEvent, Swarm};
+use crate::peer::transport::{self, BehaviourEvent, Swarm, socket_address};
 use crate::peer::verify::{Failure, FromVerifier, Job, Verifiers};
 use crate::peer::{
     BlockSource, Directory, Error, LookupError, PeerConfig, Status, StoreOnly, TradeStatus, Traffic,
@@ -70,6 +71,7 @@ struct Lookup {
 
 pub(super) struct Driver {
     swarm: Swarm,
+    meters: Meters,
     role: PeerRole,
     listen: Vec<SocketAddr>,
     rack: Zone,
@@ -103,7 +105,8 @@ impl Driver {
         commands: mpsc::Receiver<Command>,
         replicated: watch::Sender<bool>,
     ) -> Result<Self, Error> {
-        let swarm = transport::build(&config.key, &config.secret)?;
+        let meters = Meters::default();
+        let swarm = transport::build(&config.key, &config.secret, &meters)?;
         let (to_driver, from_links) = mpsc::channel(INPUTS_MAX);
         let (verdicts, from_verifiers) = mpsc::channel(INPUTS_MAX);
         let (own, seed) = (*swarm.local_peer_id(), rand::rng().random());
@@ -128,6 +131,7 @@ impl Driver {
                 driver: to_driver,
             },
             swarm,
+            meters,
             links: BTreeMap::new(),
             by_peer: BTreeMap::new(),
             next_key: 0,
@@ -469,17 +473,4 @@ fn innermost(error: &dyn std::error::Error) -> String {
 
 fn far_future() -> Instant {
     Instant::now() + Duration::from_secs(3600)
-}
-
-fn socket_address(address: &Multiaddr) -> Option<SocketAddr> {
-    let mut parts = address.iter();
-    let ip = match parts.next()? {
-        Protocol::Ip4(ip) => IpAddr::V4(ip),
-        Protocol::Ip6(ip) => IpAddr::V6(ip),
-        _ => return None,
-    };
-    match parts.next()? {
-        Protocol::Tcp(port) => Some(SocketAddr::new(ip, port)),
-        _ => None,
-    }
 }

@@ -30,6 +30,7 @@ use crate::peer::codec::{self, FrameReader, StreamError};
 use crate::peer::limits::{Limits, Pace};
 use crate::peer::parts::Parts;
 use crate::peer::serve::{Delivery, Shelves};
+use crate::peer::socket::Meter;
 use crate::peer::streams::{Lane, Opened};
 
 /// Control frames that may wait for one peer; a peer that does not read them is disconnected.
@@ -55,6 +56,12 @@ pub(super) enum FromLink {
         piece: u32,
     },
     Piece(ReceivedPiece),
+    /// A piece has left: its last byte was taken by the connection.
+    Written {
+        to: PeerKey,
+        exchange: u32,
+        piece: PieceIndex,
+    },
     /// A piece that an exchange promised cannot be had any more.
     Unreadable {
         to: PeerKey,
@@ -158,6 +165,7 @@ pub(super) struct Link {
     pub(super) connection: ConnectionId,
     pub(super) remote_ip: Option<IpAddr>,
     pub(super) we_dialed: bool,
+    pub(super) meter: Arc<Meter>,
     pub(super) hello: Option<Hello>,
     their_lists: TheirLists,
     /// The peer's numbers for the lists it joined.
@@ -199,6 +207,7 @@ impl Link {
         connection: ConnectionId,
         remote_ip: Option<IpAddr>,
         we_dialed: bool,
+        meter: Arc<Meter>,
     ) -> Self {
         let (control, control_out) = mpsc::channel(CONTROL_QUEUE_MAX);
         let (uploads, uploads_out) = mpsc::channel(UPLOADS_PER_LINK_MAX);
@@ -208,6 +217,7 @@ impl Link {
             connection,
             remote_ip,
             we_dialed,
+            meter,
             hello: None,
             their_lists: TheirLists::default(),
             joined: BTreeMap::new(),
@@ -326,7 +336,11 @@ impl Link {
             }
             Opened::Outbound(Lane::Bulk, stream) => {
                 let Some(uploads) = self.unopened.1.take() else { return };
-                spawn(key, around.clone(), lanes::write_bulk(key, stream, uploads, around))
+                spawn(
+                    key,
+                    around.clone(),
+                    lanes::write_bulk(key, stream, uploads, self.meter.clone(), around),
+                )
             }
             Opened::Inbound(Lane::Control, stream) => {
                 spawn(key, around.clone(), lanes::read_control(key, stream, around))
@@ -373,7 +387,7 @@ mod tests {
     fn a_peer_that_never_says_that_a_piece_arrived_is_due_and_one_that_does_is_not() {
         let list = Arc::new(PieceList::new(vec![Piece { cid: Cid::of(b"x"), raw_bytes: 1 }]).unwrap());
         let connection = ConnectionId::new_unchecked(1);
-        let mut link = Link::new(PeerKey(1), PeerId::random(), connection, None, true);
+        let mut link = Link::new(PeerKey(1), PeerId::random(), connection, None, true, Arc::default());
         assert_eq!(link.confirmation_due(), None);
         let start = Time::ZERO + Duration::from_secs(1000);
         for _ in 0..2 {

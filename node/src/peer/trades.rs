@@ -40,7 +40,7 @@ pub(super) struct Trade {
 }
 
 /// Uploads in hand of a peer, on all connections and in all exchanges: at most, and where a limit makes them few.
-const UPLOADS_MAX: usize = 8;
+const UPLOADS_MAX: usize = 10;
 const UPLOADS_MIN: usize = 2;
 /// How often the uploads in hand are shared out anew among the exchanges.
 const SHARE_INTERVAL: Duration = Duration::from_millis(100);
@@ -97,7 +97,7 @@ impl Trades {
             return number;
         }
         let number = u32::try_from(self.running.len()).expect("a peer trades few lists");
-        let exchange = Exchange::new(tuning(), role, list.clone(), held, seed).without(unwanted);
+        let exchange = Exchange::new(Config::over_tcp(), role, list.clone(), held, seed).without(unwanted);
         self.share_at = Time::ZERO;
         let (parts, whole) = (Parts::default(), BTreeSet::new());
         let mut trade = Trade { list, kind, exchange, sink, parts, whole, unsunk: 0, done: Some(done) };
@@ -192,22 +192,5 @@ impl Trade {
             // A waiter that went away needs no answer.
             let _ = done.send(Ok(()));
         }
-    }
-}
-
-/// Deeper than the simulated optimum of 4 and 5: a real control message waits behind bulk bytes in socket and link
-/// queues, several piece-times where the study assumed a twentieth of one. Eight hosts at 50 Mbit/s in namespaces, 245
-/// pieces, last finish ÷ (bytes ÷ rate): 1.27 with 4 and 5, 1.20 with 6 and 7, 1.17 with 8 and 10, 1.17 with 12 and 14.
-/// A usual transfer then takes as many block-times as there are uploads in hand: what is to be fetched twice must be
-/// five times as old as that: with once, a twentieth of all bytes came twice (measured), with three times a hundredth
-/// on a machine that was short of processors. There a transfer of milliseconds may take a hundred times that: nothing
-/// younger than two seconds is fetched twice either.
-fn tuning() -> Config {
-    Config {
-        uploads_in_hand: UPLOADS_MAX,
-        fetches_coming: 10,
-        endgame_percent: 4000,
-        endgame_min: Duration::from_secs(2),
-        ..Config::default()
     }
 }

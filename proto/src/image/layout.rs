@@ -31,14 +31,24 @@ use crate::cid::{ChunkId, Cid};
 /// Pieces that the block size is chosen to keep an image below.
 pub const PIECES_AIM: u64 = 16 << 10;
 /// The block sizes that an image may have.
-pub const BLOCK_BYTES_CHOICES: [u32; 4] = [1 << 20, 2 << 20, 4 << 20, 8 << 20];
+pub const BLOCK_BYTES_CHOICES: [u32; 6] = [256 << 10, 512 << 10, 1 << 20, 2 << 20, 4 << 20, 8 << 20];
+/// A mebibyte is not divided where it makes this many pieces already: a swarm is as far from its bound as a dozen
+/// pieces take, so that of fewer they should be smaller. The price is 2.3 % more bytes at 256 KiB and 1.5 % at 512 KiB,
+/// since a block is compressed alone.
+const PIECES_ENOUGH: u64 = 1 << 10;
+const UNDIVIDED_BLOCK_BYTES: u32 = 1 << 20;
 /// Most chunks of one block: bounds what a reader must hold of a piece of very small files.
 pub const CHUNKS_PER_PIECE_MAX: usize = 16 << 10;
 
-/// The smallest block size that keeps a tree of `raw_bytes` at about [`PIECES_AIM`] pieces.
+/// The smallest block size that keeps a tree of `raw_bytes` at about [`PIECES_AIM`] pieces, and below a mebibyte at
+/// twice [`PIECES_ENOUGH`].
 pub fn block_bytes_for(raw_bytes: u64) -> u32 {
-    let fits = |&&choice: &&u32| raw_bytes / u64::from(choice) <= PIECES_AIM;
-    *BLOCK_BYTES_CHOICES.iter().find(fits).unwrap_or(&BLOCK_BYTES_CHOICES[3])
+    let fits = |choice: &u32| {
+        let aim = if *choice < UNDIVIDED_BLOCK_BYTES { 2 * PIECES_ENOUGH } else { PIECES_AIM };
+        raw_bytes / u64::from(*choice) <= aim
+    };
+    let [.., largest] = BLOCK_BYTES_CHOICES;
+    BLOCK_BYTES_CHOICES.into_iter().find(fits).unwrap_or(largest)
 }
 
 /// The parent image, as far as its blocks can be had.
@@ -69,10 +79,13 @@ impl ParentPieces {
         &self.manifest
     }
 
-    /// Block size of an image of about `raw_bytes`: the parent's, unless that is too small now. Blocks of another size
-    /// could not be inherited, or would be too many.
+    /// Block size of an image of about `raw_bytes`: the parent's, for blocks of another size could not be inherited,
+    /// unless they would be too many.
     pub fn block_bytes_for(&self, raw_bytes: u64) -> u32 {
-        self.block_bytes.max(block_bytes_for(raw_bytes))
+        match raw_bytes / u64::from(self.block_bytes) <= PIECES_AIM {
+            true => self.block_bytes,
+            false => block_bytes_for(raw_bytes),
+        }
     }
 
     /// Whether these chunks of the parent can be had without reading the file that they are of.

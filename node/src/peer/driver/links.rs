@@ -34,12 +34,18 @@ impl Driver {
                     link.start(opened, &self.around);
                 }
             }
-            SwarmEvent::Behaviour(BehaviourEvent::Ping(event)) => {
-                if let Err(error) = event.result {
+            SwarmEvent::Behaviour(BehaviourEvent::Ping(event)) => match event.result {
+                Ok(took) => {
+                    let link = self.by_peer.get(&event.peer).and_then(|key| self.links.get(key));
+                    if let Some(link) = link.filter(|link| link.connection == event.connection) {
+                        link.meter.note_answer(took);
+                    }
+                }
+                Err(error) => {
                     tracing::debug!(peer = %event.peer, %error, "a peer does not answer");
                     self.swarm.close_connection(event.connection);
                 }
-            }
+            },
             _ => {}
         }
     }
@@ -47,10 +53,11 @@ impl Driver {
     fn handle_connection(&mut self, peer: PeerId, connection: ConnectionId, endpoint: &ConnectedPoint) {
         let now = self.now();
         let we_dialed = endpoint.is_dialer();
-        if !self.prefers(peer, we_dialed) {
+        // Every socket of this swarm has a meter.
+        let Some(meter) = self.meters.take(endpoint).filter(|_| self.prefers(peer, we_dialed)) else {
             self.swarm.close_connection(connection);
             return;
-        }
+        };
         if let Some(old) = self.by_peer.get(&peer).copied() {
             self.swarm.close_connection(self.links[&old].connection);
             self.forget_link(old);
@@ -58,7 +65,7 @@ impl Driver {
         let key = PeerKey(self.next_key);
         self.next_key += 1;
         let remote_ip = socket_address(endpoint.get_remote_address()).map(|address| address.ip());
-        self.links.insert(key, Link::new(key, peer, connection, remote_ip, we_dialed));
+        self.links.insert(key, Link::new(key, peer, connection, remote_ip, we_dialed, meter));
         self.by_peer.insert(peer, key);
         self.discovery.graph.handle_connected(now, peer, we_dialed);
         let mut ports: Vec<u16> = self.listen.iter().map(SocketAddr::port).collect();
@@ -112,6 +119,13 @@ impl Driver {
                     }
                     trade.exchange.handle_lost(now, piece);
                     self.call_off(number, piece);
+                    self.drain(number);
+                }
+            }
+            FromLink::Written { to, exchange: number, piece } => {
+                let now = self.now();
+                if let Some(trade) = self.trades.get_mut(number) {
+                    trade.exchange.handle_sent(now, to, piece);
                     self.drain(number);
                 }
             }

@@ -42,17 +42,18 @@ pub(super) async fn write_bulk(
     key: PeerKey,
     mut stream: Stream,
     mut uploads: mpsc::Receiver<Upload>,
+    meter: Arc<Meter>,
     around: Surroundings,
 ) -> Result<(), StreamError> {
     let pace = around.up.clone().and(around.limits.up_per_peer);
     while let Some(upload) = uploads.recv().await {
         let Upload { exchange, piece, ref list, .. } = upload;
         let cid = list.piece(piece).cid;
-        let unsent = match read(&upload, cid, &around).await {
+        let outcome = match read(&upload, cid, &around).await {
             Some(Ok(delivery)) => {
-                codec::write_piece(&mut stream, exchange, piece.get(), &delivery, &pace).await?;
+                codec::write_piece(&mut stream, exchange, piece.get(), &delivery, &pace, &meter).await?;
                 around.sent_bytes.fetch_add(delivery.payload().len() as u64, Ordering::Relaxed);
-                continue;
+                FromLink::Written { to: key, exchange, piece }
             }
             Some(Err(why)) => {
                 tracing::warn!(%cid, %piece, why, "a held piece cannot be read and is withdrawn");
@@ -60,7 +61,7 @@ pub(super) async fn write_bulk(
             }
             None => FromLink::Unsent { to: key, exchange, piece },
         };
-        if around.driver.send(unsent).await.is_err() {
+        if around.driver.send(outcome).await.is_err() {
             return Ok(());
         }
     }

@@ -17,6 +17,7 @@ use tokio::task::AbortHandle;
 use crate::peer::codec::{self, FrameReader};
 use crate::peer::limits::Pace;
 use crate::peer::serve::Delivery;
+use crate::peer::socket::Meters;
 use crate::peer::streams::{Lane, Opened};
 use crate::peer::transport::{self, BehaviourEvent};
 use crate::peer::{Keypair, Peer};
@@ -63,7 +64,7 @@ impl Stranger {
     }
 
     async fn connect(address: SocketAddr, secret: &SwarmSecret) -> Self {
-        let mut swarm = transport::build(&Keypair::generate_ed25519(), secret).unwrap();
+        let mut swarm = transport::build(&Keypair::generate_ed25519(), secret, &Meters::default()).unwrap();
         swarm.dial(Multiaddr::from(address.ip()).with(Protocol::Tcp(address.port()))).unwrap();
         let (mut says, mut sends, mut hears, mut gets) = (None, None, None, None);
         while says.is_none() || sends.is_none() || hears.is_none() || gets.is_none() {
@@ -137,8 +138,18 @@ impl Stranger {
     }
 
     pub(super) async fn send(&mut self, piece: PieceIndex, delivery: &Delivery) {
+        use futures::AsyncWriteExt as _;
+        let payload = delivery.payload();
+        let header = BulkHeader {
+            exchange: EXCHANGE,
+            piece: piece.get(),
+            encoding: delivery.encoding().code(),
+            part: delivery.part_number(),
+            payload_bytes: payload.len().try_into().unwrap(),
+        };
         // The peer may hang up on the header.
-        let _ = codec::write_piece(&mut self.sends, EXCHANGE, piece.get(), delivery, &Pace::free()).await;
+        let _ = self.sends.write_all(&[&header.to_bytes(), payload].concat()).await;
+        let _ = self.sends.flush().await;
     }
 
     /// The next piece that the peer sends: its header and its payload.

@@ -66,12 +66,18 @@ fn quarters(names: impl IntoIterator<Item = u32>) -> Vec<Chunk> {
 
 #[test]
 fn block_size_follows_the_total_and_never_falls_below_the_parents() {
-    for (gib, mib) in [(0, 1), (16, 1), (17, 2), (33, 4), (65, 8), (4000, 8)] {
+    for (gib, mib) in [(2, 1), (16, 1), (17, 2), (33, 4), (65, 8), (4000, 8)] {
         assert_eq!(block_bytes_for(gib << 30), mib << 20, "{gib} GiB");
+    }
+    for (mib, kib) in [(0, 256), (512, 256), (513, 512), (1024, 512), (1025, 1024)] {
+        assert_eq!(block_bytes_for(mib << 20), kib << 10, "{mib} MiB");
     }
     let parent = ParentPieces::new(captured(&[], None), 4 << 20, |_| true);
     assert_eq!(parent.block_bytes_for(1), 4 << 20);
     assert_eq!(parent.block_bytes_for(65 << 30), 8 << 20);
+    let small = ParentPieces::new(captured(&[], None), 256 << 10, |_| true);
+    assert_eq!(small.block_bytes_for(4 << 30), 256 << 10, "what has grown inherits blocks all the same");
+    assert_eq!(small.block_bytes_for(5 << 30), 1 << 20);
 }
 
 #[test]
