@@ -16,9 +16,11 @@ pub(crate) const SCENARIO: Scenario = Scenario {
         }
         Plan::flat(stage, members)
     },
+    // Granting to one random neighbour instead of the less complete of two costs 0.004 to 0.012 here: the bound is close
+    // to what two come to (1.037 to 1.039), so that it shows.
     thresholds: &[Threshold {
         size: Size { nodes: 200, pieces: 500 },
-        last_over_bound: 1.07,
+        last_over_bound: 1.04,
         seeder_copies: 1.02,
         duplicate_ratio: 0.002,
         ..Threshold::STRICT
