@@ -23,6 +23,8 @@ use network::Rate;
 
 /// Every namespace and folder of a run is called this, and the number of the run's process.
 const NAME: &str = "shoal-lab";
+/// What the kernel lets a namespace use, separated by blanks.
+const CONGESTION_OFFERED: &str = "/proc/sys/net/ipv4/tcp_allowed_congestion_control";
 
 #[derive(Debug, Args)]
 pub(crate) struct Lab {
@@ -77,6 +79,11 @@ impl Lab {
         ensure!(geteuid().is_root(), "the lab needs root, for network namespaces");
         ensure!(self.source.is_dir(), "{} is no directory", self.source.display());
         ensure!(self.dir.is_dir(), "{} is no directory", self.dir.display());
+        if let Some(congestion) = &self.congestion {
+            let offered = std::fs::read_to_string(CONGESTION_OFFERED)?;
+            let known = offered.split_whitespace().any(|name| name == congestion);
+            ensure!(known, "namespaces may use {} for --congestion, not {congestion}", offered.trim());
+        }
         let programs = Programs::beside_us()?;
         leftovers::remove(&self.dir)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
