@@ -200,14 +200,9 @@ impl Driver {
                 }
                 self.drain(number);
             }
-            Frame::Arrived { exchange: number, piece } => {
+            Frame::Arrived { .. } => {
                 if let Some(link) = self.links.get_mut(&key) {
                     link.note_confirmed(now);
-                }
-                let Some(trade) = self.trades.get_mut(number) else { return };
-                if let Some(piece) = trade.list.index(piece) {
-                    trade.exchange.handle_sent(now, key, piece);
-                    self.drain(number);
                 }
             }
         }
