@@ -8,7 +8,7 @@ use std::fmt;
 
 use shoal_proto::cid::Cid;
 use shoal_proto::image::pieces::PIECE_BYTES_MAX;
-use zstd::zstd_safe::{self, CCtx, CParameter, DCtx};
+use zstd::zstd_safe::{self, CCtx, CParameter, DCtx, Strategy};
 
 /// How a payload stands for its raw bytes. The codes are in pack files and on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -248,6 +248,8 @@ fn compressor(level: i32) -> CCtx<'static> {
         set(CParameter::MinMatch(5));
     }
     if level == 2 {
+        // By itself, zstd searches blocks of 256 KiB and less with two tables: a fifth more time for 1.2 % fewer bytes.
+        set(CParameter::Strategy(Strategy::ZSTD_fast));
         // A table half as large stays in the cache: it saves 5 % of the time and costs 0.5 % of an OS tree's bytes.
         set(CParameter::HashLog(15));
     }
