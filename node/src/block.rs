@@ -90,7 +90,7 @@ pub const fn payload_bytes_max(raw_bytes: u32) -> usize {
 
 thread_local! {
     // A context costs hundreds of kilobytes of page faults to set up; each thread keeps one of each kind.
-    static COMPRESSOR: RefCell<Option<(CCtx<'static>, i32, Vec<u8>)>> = const { RefCell::new(None) };
+    static COMPRESSOR: RefCell<Option<(CCtx<'static>, i32)>> = const { RefCell::new(None) };
     static DECOMPRESSOR: RefCell<Option<DCtx<'static>>> = const { RefCell::new(None) };
 }
 
@@ -100,13 +100,22 @@ impl EncodedBlock {
     /// # Panics
     /// When `raw` is longer than [`PIECE_BYTES_MAX`]: no capture lays such a block.
     pub fn encode(raw: &[u8], level: i32) -> Self {
+        let mut block = Self::encode_reusing(raw, level, Vec::new());
+        block.payload.shrink_to_fit();
+        block
+    }
+
+    /// As [`encode`](Self::encode), with a buffer whose content is replaced and whose capacity is used: the payload
+    /// is in it.
+    ///
+    /// # Panics
+    /// When `raw` is longer than [`PIECE_BYTES_MAX`].
+    pub fn encode_reusing(raw: &[u8], level: i32, mut buffer: Vec<u8>) -> Self {
         let raw_bytes = u32::try_from(raw.len()).unwrap_or(u32::MAX);
         assert!(raw_bytes <= PIECE_BYTES_MAX, "a block of {} bytes is more than a piece may have", raw.len());
         let cid = Cid::of(raw);
-        match compress(raw, level) {
-            Some(payload) => Self { cid, encoding: Encoding::Zstd, raw_bytes, payload },
-            None => Self { cid, encoding: Encoding::Raw, raw_bytes, payload: raw.to_vec() },
-        }
+        let encoding = compress(raw, level, &mut buffer);
+        Self { cid, encoding, raw_bytes, payload: buffer }
     }
 
     /// The raw bytes, checked: exactly `raw_bytes` of them, with the name `cid`.
@@ -140,10 +149,9 @@ impl EncodedPart {
     pub fn encode(cid: Cid, raw: &[u8]) -> Self {
         let raw_bytes = u32::try_from(raw.len()).unwrap_or(u32::MAX);
         assert!(raw_bytes <= PIECE_BYTES_MAX, "a part of {} bytes is more than a piece may have", raw.len());
-        let (encoding, payload) = match compress(raw, TRAVEL_LEVEL) {
-            Some(payload) => (Encoding::Zstd, payload),
-            None => (Encoding::Raw, raw.to_vec()),
-        };
+        let mut payload = Vec::new();
+        let encoding = compress(raw, TRAVEL_LEVEL, &mut payload);
+        payload.shrink_to_fit();
         Self { cid, encoding, raw_bytes, payload }
     }
 
@@ -256,21 +264,24 @@ fn compressor(level: i32) -> CCtx<'static> {
     context
 }
 
-/// `None` when the frame would not be shorter than `raw`.
-fn compress(raw: &[u8], level: i32) -> Option<Vec<u8>> {
-    let room = raw.len().checked_sub(1)?;
-    COMPRESSOR.with_borrow_mut(|slot| {
-        if slot.as_ref().is_none_or(|(_, set, _)| *set != level) {
-            *slot = Some((compressor(level), level, Vec::new()));
+/// Makes `payload` the shorter one of a frame of `raw` and `raw` itself, and says which.
+fn compress(raw: &[u8], level: i32, payload: &mut Vec<u8>) -> Encoding {
+    payload.clear();
+    // With less room than this, what fits in the end would depend on the buffer.
+    payload.reserve(zstd_safe::compress_bound(raw.len()));
+    let compressed = COMPRESSOR.with_borrow_mut(|slot| {
+        if slot.as_ref().is_none_or(|(_, set)| *set != level) {
+            *slot = Some((compressor(level), level));
         }
-        let (context, _, scratch) = slot.as_mut()?;
-        if scratch.len() < room {
-            scratch.resize(room, 0);
-        }
-        // Too little room is how zstd says that it did not get smaller.
-        let frame_bytes = context.compress2(&mut scratch[..room], raw).ok()?;
-        Some(scratch[..frame_bytes].to_vec())
-    })
+        let (context, _) = slot.as_mut()?;
+        context.compress2(payload, raw).ok()
+    });
+    if compressed.is_some_and(|frame_bytes| frame_bytes < raw.len()) {
+        return Encoding::Zstd;
+    }
+    payload.clear();
+    payload.extend_from_slice(raw);
+    Encoding::Raw
 }
 
 #[cfg(test)]
@@ -310,6 +321,19 @@ mod tests {
             assert_eq!(block.decode().unwrap(), raw);
             block.decode_into(&mut recycled).unwrap();
             assert_eq!(recycled, raw);
+        }
+    }
+
+    #[test]
+    fn a_payload_does_not_depend_on_the_buffer_it_is_made_in() {
+        // Frames that are hardly shorter, and need more room while they are made.
+        for (noise_bytes, prose_bytes) in (0..100).flat_map(|noise| (0..100).map(move |prose| (noise, prose)))
+        {
+            let raw = [noise(noise_bytes), prose(prose_bytes)].concat();
+            let fresh = EncodedBlock::encode(&raw, 2);
+            let recycled = EncodedBlock::encode_reusing(&raw, 2, vec![7; 10_000]);
+            assert_eq!(fresh.encoding, recycled.encoding, "{noise_bytes} + {prose_bytes}");
+            assert_eq!(fresh.payload, recycled.payload);
         }
     }
 

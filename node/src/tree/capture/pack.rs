@@ -209,10 +209,11 @@ fn read(setting: &Setting<'_>, scan: &Scan, buffers: &Buffers, jobs: &Receiver<J
 
 fn compress(setting: &Setting<'_>, blocks: &Receiver<Block>, buffers: &Buffers, stored: &Mutex<Stored>) {
     let options = setting.options;
+    let mut payload = Vec::new();
     for (key, raw) in blocks {
         let update = options.parent.is_some() && matches!(key, BlockKey::New(_));
         let level = if update { options.update_level } else { options.level };
-        let block = EncodedBlock::encode(&raw, level);
+        let block = EncodedBlock::encode_reusing(&raw, level, payload);
         let put = setting.sink.put(&block);
         let bytes = block.payload.len() as u64;
         setting.progress.stored(raw.len() as u64, bytes);
@@ -231,5 +232,6 @@ fn compress(setting: &Setting<'_>, blocks: &Receiver<Block>, buffers: &Buffers, 
         if stored.failure.is_some() {
             return;
         }
+        payload = block.payload;
     }
 }
