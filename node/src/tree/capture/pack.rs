@@ -24,6 +24,8 @@ const JOB_ENTRIES_MAX: u32 = 256;
 const JOB_BYTES: u64 = 1 << 20;
 /// Batches that a reader may be ahead with one job.
 const BATCHES_AHEAD: usize = 2;
+/// Bytes of full blocks that may wait for a compressor. With less, blocks of 256 KiB make threads wait for each other.
+const BLOCKS_AHEAD_BYTES: usize = 4 << 20;
 
 /// A whole image whose manifest is not stored yet.
 pub(super) struct Packed {
@@ -85,7 +87,8 @@ pub(super) fn pack(
     let layout = Layout::new(block_bytes, setting.parent.clone());
     let (jobs_in, jobs) = bounded::<Job>(threads);
     let (order_in, order) = bounded::<(Rows, Receiver<Batch>)>(2 * threads);
-    let (blocks_in, blocks) = bounded::<Block>(threads);
+    let blocks_ahead = threads.max(BLOCKS_AHEAD_BYTES / block_bytes as usize);
+    let (blocks_in, blocks) = bounded::<Block>(blocks_ahead);
     let stored = Mutex::new(Stored::default());
     let (batch_buffers, block_buffers) = (Buffers::default(), Buffers::default());
     let (scan, batch_buffers, block_buffers) = (&whole_scan, &batch_buffers, &block_buffers);
