@@ -1,6 +1,7 @@
 //! What readers hand to the packer: the content of entries, cut and named, about a mebibyte at a time.
 
-use std::sync::{Mutex, PoisonError};
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam_channel::Sender;
 use shoal_proto::cid::ChunkId;
@@ -71,6 +72,38 @@ pub(super) struct Batch {
 /// Buffers that go round: a fresh one costs as much in page faults as hashing what is in it.
 #[derive(Debug, Default)]
 pub(super) struct Buffers(Mutex<Vec<Vec<u8>>>);
+
+/// The bytes of a batch, whose buffer goes round once nobody has a part of them any more.
+#[derive(Debug)]
+pub(super) struct BatchBytes<'a> {
+    pub(super) data: Vec<u8>,
+    pub(super) buffers: &'a Buffers,
+}
+
+impl Drop for BatchBytes<'_> {
+    fn drop(&mut self) {
+        if !self.data.is_empty() {
+            self.buffers.give(std::mem::take(&mut self.data));
+        }
+    }
+}
+
+/// The bytes of a block that is being filled, or is full.
+#[derive(Debug)]
+pub(super) enum BlockBytes<'a> {
+    Own(Vec<u8>),
+    /// Chunks that came one after another: most blocks are never copied together.
+    Part(Arc<BatchBytes<'a>>, Range<usize>),
+}
+
+impl BlockBytes<'_> {
+    pub(super) fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Own(bytes) => bytes,
+            Self::Part(batch, range) => &batch.data[range.clone()],
+        }
+    }
+}
 
 impl Buffers {
     pub(super) fn take(&self) -> Option<Vec<u8>> {

@@ -8,7 +8,7 @@ use shoal_proto::image::PieceIndex;
 use shoal_proto::image::layout::{LaidBlock, LaidOut, ParentPieces};
 
 use super::BlockSink;
-use super::batch::Buffers;
+use super::batch::{BlockBytes, Buffers};
 use super::pack::Block;
 
 pub(super) enum Trouble {
@@ -35,7 +35,7 @@ pub(super) fn send(
     parent: &ParentPieces,
     sink: &dyn BlockSink,
     buffers: &Buffers,
-    blocks: &Sender<Block>,
+    blocks: &Sender<Block<'_>>,
 ) -> Option<Trouble> {
     let mut open = Open { parent, sink, piece: None, raw: Vec::new(), next: (0, 0), lost: HashSet::new() };
     for block in &laid.blocks {
@@ -48,7 +48,7 @@ pub(super) fn send(
             }
         }
         // Goes on after a loss, to name them all at once.
-        if open.lost.is_empty() && blocks.send((key, raw)).is_err() {
+        if open.lost.is_empty() && blocks.send((key, BlockBytes::Own(raw))).is_err() {
             return Some(Trouble::Stopped);
         }
     }

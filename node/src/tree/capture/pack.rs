@@ -10,7 +10,7 @@ use shoal_proto::image::layout::{BlockKey, LaidBlock, Layout, ParentPieces, bloc
 use shoal_proto::image::manifest::Manifest;
 
 use super::super::root::Directories;
-use super::batch::{Batch, Buffers};
+use super::batch::{Batch, BlockBytes, Buffers};
 use super::left_over::{self, Trouble};
 use super::packer::{Closed, Packer};
 use super::read::Reader;
@@ -58,7 +58,7 @@ pub(super) struct Setting<'a> {
 
 pub(super) type Rows = std::ops::Range<u32>;
 /// A block that is full, and what to call it.
-pub(super) type Block = (BlockKey, Vec<u8>);
+pub(super) type Block<'a> = (BlockKey, BlockBytes<'a>);
 
 struct Job {
     rows: Rows,
@@ -88,7 +88,7 @@ pub(super) fn pack(
     let (jobs_in, jobs) = bounded::<Job>(threads);
     let (order_in, order) = bounded::<(Rows, Receiver<Batch>)>(2 * threads);
     let blocks_ahead = threads.max(BLOCKS_AHEAD_BYTES / block_bytes as usize);
-    let (blocks_in, blocks) = bounded::<Block>(blocks_ahead);
+    let (blocks_in, blocks) = bounded::<Block<'_>>(blocks_ahead);
     let stored = Mutex::new(Stored::default());
     let (batch_buffers, block_buffers) = (Buffers::default(), Buffers::default());
     let (scan, batch_buffers, block_buffers) = (&whole_scan, &batch_buffers, &block_buffers);
@@ -210,17 +210,19 @@ fn read(setting: &Setting<'_>, scan: &Scan, buffers: &Buffers, jobs: &Receiver<J
     }
 }
 
-fn compress(setting: &Setting<'_>, blocks: &Receiver<Block>, buffers: &Buffers, stored: &Mutex<Stored>) {
+fn compress(setting: &Setting<'_>, blocks: &Receiver<Block<'_>>, buffers: &Buffers, stored: &Mutex<Stored>) {
     let options = setting.options;
     let mut payload = Vec::new();
     for (key, raw) in blocks {
         let update = options.parent.is_some() && matches!(key, BlockKey::New(_));
         let level = if update { options.update_level } else { options.level };
-        let block = EncodedBlock::encode_reusing(&raw, level, payload);
+        let block = EncodedBlock::encode_reusing(raw.bytes(), level, payload);
         let put = setting.sink.put(&block);
         let bytes = block.payload.len() as u64;
-        setting.progress.stored(raw.len() as u64, bytes);
-        buffers.give(raw);
+        setting.progress.stored(u64::from(block.raw_bytes), bytes);
+        if let BlockBytes::Own(raw) = raw {
+            buffers.give(raw);
+        }
         let mut stored = stored.lock().unwrap_or_else(PoisonError::into_inner);
         match put {
             Ok(()) => {

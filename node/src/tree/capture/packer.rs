@@ -1,5 +1,6 @@
 //! Takes what readers say in path order: the only place where an image's order is made.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender};
@@ -7,7 +8,7 @@ use shoal_proto::image::entry::{Attributes, Content, Kind, Mtime, Segment, push_
 use shoal_proto::image::layout::{BlockKey, LaidOut, Layout, ParentPieces};
 use shoal_proto::image::tree::TreeBuilder;
 
-use super::batch::{Batch, Body, Buffers, Event, Outcome};
+use super::batch::{Batch, BatchBytes, BlockBytes, Body, Buffers, Event, Outcome};
 use super::pack::{Block, Rows};
 use super::reuse::inode_of;
 use super::scan::Scan;
@@ -27,7 +28,7 @@ pub(super) struct Packer<'a> {
     /// The directories around the next entry, by row.
     open: Vec<u32>,
     /// The new block that is being filled.
-    block: Option<(u32, Vec<u8>)>,
+    block: Option<(u32, BlockBytes<'a>)>,
     block_bytes: usize,
     segments: Vec<Segment>,
     unreadable: Unreadables,
@@ -37,7 +38,7 @@ pub(super) struct Packer<'a> {
     /// What the parent's capture saw, for what is the same.
     last_seen: Option<Seen>,
     seen: Option<SeenWriter>,
-    blocks: Sender<Block>,
+    blocks: Sender<Block<'a>>,
     failure: Option<CaptureError>,
 }
 
@@ -66,7 +67,7 @@ impl<'a> Packer<'a> {
         layout: Layout,
         unreadable: Unreadables,
         (last_seen, seen): (Option<Seen>, Option<SeenWriter>),
-        blocks: Sender<Block>,
+        blocks: Sender<Block<'a>>,
     ) -> Self {
         Self {
             parent,
@@ -92,12 +93,13 @@ impl<'a> Packer<'a> {
     pub(super) fn run(
         &mut self,
         order: Receiver<(Rows, Receiver<Batch>)>,
-        batch_buffers: &Buffers,
+        batch_buffers: &'a Buffers,
         block_buffers: &Buffers,
     ) {
         for (rows, batches) in order {
             let mut row = rows.start;
             for Batch { data, events } in batches {
+                let data = Arc::new(BatchBytes { data, buffers: batch_buffers });
                 let mut at = 0;
                 for event in events {
                     let ended = matches!(event, Event::End(_));
@@ -105,9 +107,6 @@ impl<'a> Packer<'a> {
                         return;
                     }
                     row += u32::from(ended);
-                }
-                if !data.is_empty() {
-                    batch_buffers.give(data);
                 }
             }
         }
@@ -118,7 +117,7 @@ impl<'a> Packer<'a> {
         &mut self,
         row: u32,
         event: Event,
-        data: &[u8],
+        data: &Arc<BatchBytes<'a>>,
         at: &mut usize,
         buffers: &Buffers,
     ) -> Option<()> {
@@ -127,7 +126,7 @@ impl<'a> Packer<'a> {
                 let end = *at + bytes as usize;
                 let placed = self.layout.place(id, bytes);
                 if let Some(block) = placed.append_to {
-                    self.append(block, &data[*at..end], buffers)?;
+                    self.append(block, data, *at..end, buffers)?;
                 }
                 push_segment(&mut self.segments, Segment::Chunks { first: placed.chunk, count: 1 });
                 *at = end;
@@ -144,16 +143,32 @@ impl<'a> Packer<'a> {
     }
 
     /// Adds a chunk's bytes to a new block; the one before it is complete when it is another one.
-    fn append(&mut self, block: u32, bytes: &[u8], buffers: &Buffers) -> Option<()> {
+    fn append(
+        &mut self,
+        block: u32,
+        data: &Arc<BatchBytes<'a>>,
+        chunk: Range<usize>,
+        buffers: &Buffers,
+    ) -> Option<()> {
         if let Some((full, raw)) = self.block.take_if(|(open, _)| *open != block) {
             self.blocks.send((BlockKey::New(full), raw)).ok()?;
         }
-        let fresh = || {
-            let mut raw = buffers.take().unwrap_or_else(|| Vec::with_capacity(self.block_bytes));
-            raw.clear();
-            (block, raw)
-        };
-        self.block.get_or_insert_with(fresh).1.extend_from_slice(bytes);
+        match &mut self.block {
+            None => self.block = Some((block, BlockBytes::Part(Arc::clone(data), chunk))),
+            Some((_, BlockBytes::Part(batch, range)))
+                if Arc::ptr_eq(batch, data) && range.end == chunk.start =>
+            {
+                range.end = chunk.end;
+            }
+            Some((_, BlockBytes::Own(raw))) => raw.extend_from_slice(&data.data[chunk]),
+            Some((_, part)) => {
+                let mut raw = buffers.take().unwrap_or_else(|| Vec::with_capacity(self.block_bytes));
+                raw.clear();
+                raw.extend_from_slice(part.bytes());
+                raw.extend_from_slice(&data.data[chunk]);
+                *part = BlockBytes::Own(raw);
+            }
+        }
         Some(())
     }
 
@@ -263,7 +278,7 @@ impl<'a> Packer<'a> {
     }
 
     /// Sends the last new block. What comes after new blocks goes through the channel that it returns.
-    pub(super) fn close(self) -> (Closed, Sender<Block>) {
+    pub(super) fn close(self) -> (Closed, Sender<Block<'a>>) {
         if let Some((last, raw)) = self.block {
             // A failure to send is a failure to store, which is known.
             let _ = self.blocks.send((BlockKey::New(last), raw));
