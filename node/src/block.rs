@@ -2,6 +2,17 @@
 //!
 //! A block is named by its *raw* bytes, so the name says nothing about the payload: whoever made the payload may have
 //! lied. [`EncodedBlock::decode`] is where bytes from outside become bytes that the image's author signed.
+//!
+//! What the level of a capture does with the 880 blocks of 256 KiB of a Debian, on one core:
+//!
+//! | search | MB/s | bytes of the raw ones |
+//! |---|---|---|
+//! | two tables, what zstd itself takes for level 2 | 440 | 0.4658 |
+//! | one table of 2^14, matches of 5 | 534 | 0.4731 |
+//! | **one table of 2^15, matches of 5** | 528 | 0.4713 |
+//! | one table of 2^15, matches of 6 | 576 | 0.4744 |
+//!
+//! The 162 blocks among them that do not compress take a seventieth of that time: zstd skips through them by itself.
 
 use std::cell::RefCell;
 use std::fmt;
