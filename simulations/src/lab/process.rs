@@ -1,11 +1,11 @@
 //! A program on a host: held at the start until all are ready, its output read line by line, killed when dropped.
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
@@ -17,6 +17,15 @@ shift; read -r go; exec "$@" < /dev/null"#;
 /// How long a program may take to end once it is told to.
 const END_MAX: Duration = Duration::from_secs(30);
 
+/// Where a program runs.
+#[derive(Debug)]
+pub(super) struct Spot<'a> {
+    pub(super) namespace: String,
+    pub(super) congestion: Option<&'a str>,
+    /// Takes what the program says besides its results.
+    pub(super) log: PathBuf,
+}
+
 #[derive(Debug)]
 pub(super) struct Process {
     name: String,
@@ -26,22 +35,22 @@ pub(super) struct Process {
 }
 
 impl Process {
-    /// Starts `program` in a network namespace; it waits for [`begin`](Self::begin). What it says besides its results
-    /// goes to the file `log`.
+    /// Starts `program` on a host; it waits for [`begin`](Self::begin).
     pub(super) fn prepare(
-        namespace: &str,
-        congestion: Option<&str>,
+        host: &Spot,
         program: &Path,
         arguments: &[&str],
-        log: &Path,
+        environment: &[(&str, String)],
     ) -> anyhow::Result<Self> {
         let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let mut command = Command::new("ip");
         command
-            .args(["netns", "exec", namespace, "sh", "-c", GATE, "sh", congestion.unwrap_or_default()])
+            .args(["netns", "exec", &host.namespace, "sh", "-c", GATE, "sh"])
+            .arg(host.congestion.unwrap_or_default())
             .arg(program);
         command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let log = File::create(log).with_context(|| format!("cannot create {}", log.display()))?;
+        command.envs(environment.iter().map(|(name, value)| (name, value)));
+        let log = File::create(&host.log).with_context(|| format!("cannot create {}", host.log.display()))?;
         command.stderr(log).kill_on_drop(true);
         // What a terminal sends to a whole group, this program alone receives, and tells the others.
         command.process_group(0);
@@ -67,15 +76,15 @@ impl Process {
         }
     }
 
-    /// Processor seconds so far.
-    pub(super) fn cpu_s(&self) -> anyhow::Result<f64> {
-        let path = format!("/proc/{}/stat", self.child.id().context("it has ended")?);
-        let stat = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-        // The name in brackets may hold anything; the 14th and 15th field are the ticks as user and as system.
-        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-        ensure!(fields.len() > 12, "{path} has too few fields");
-        let ticks = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
-        Ok(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
+    /// Waits until the program prints `line`.
+    pub(super) async fn line(&mut self, line: &str) -> anyhow::Result<()> {
+        loop {
+            match self.lines.next_line().await? {
+                Some(said) if said == line => return Ok(()),
+                Some(_) => {}
+                None => bail!("it ended early"),
+            }
+        }
     }
 
     pub(super) fn kill(&mut self) {
