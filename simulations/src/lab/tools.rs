@@ -171,8 +171,8 @@ struct Job<'a> {
     patience: Duration,
 }
 
-/// When a client's tree was there, or why it is not.
-type Finish = Result<f64, String>;
+/// When a client's tree was there, nothing of one that was given up, or why it never will be.
+type Finish = Option<Result<f64, String>>;
 
 impl Job<'_> {
     async fn perform(&self) -> anyhow::Result<ToolReport> {
@@ -211,10 +211,12 @@ impl Job<'_> {
         let usage = meter.read(&self.stage.network)?;
         // Whatever they left, which may go on serving.
         self.stage.network.kill_all()?;
-        let failed = |(index, finish): (usize, anyhow::Result<f64>)| {
-            finish.map_err(|error| format!("{:#}", self.failure(index + 1, &error)))
-        };
-        self.report(finishes.into_iter().enumerate().map(failed).collect(), &usage).await
+        let finishes = finishes.into_iter().enumerate().map(|(index, finish)| {
+            finish
+                .transpose()
+                .map(|finish| finish.map_err(|error| format!("{:#}", self.failure(index + 1, &error))))
+        });
+        self.report(finishes.collect(), &usage).await
     }
 
     /// A script on a host; it stays after its end, with what its children used.
@@ -243,11 +245,13 @@ impl Job<'_> {
         done.context("it takes too long").flatten().map_err(|error| self.failure(host, &error))
     }
 
-    async fn finish(&self, client: &mut Process, meter: &Meter) -> anyhow::Result<f64> {
+    /// When the client's tree is there; nothing when it takes too long.
+    async fn finish(&self, client: &mut Process, meter: &Meter) -> anyhow::Result<Option<f64>> {
         client.begin().await?;
-        let late = || format!("did not finish within {} s", self.patience.as_secs_f64().round());
-        tokio::time::timeout(self.patience, client.line("done")).await.with_context(late)??;
-        Ok(meter.elapsed_s())
+        match tokio::time::timeout(self.patience, client.line("done")).await {
+            Ok(done) => done.map(|()| Some(meter.elapsed_s())),
+            Err(_) => Ok(None),
+        }
     }
 
     fn failure(&self, host: usize, error: &anyhow::Error) -> anyhow::Error {
@@ -256,13 +260,27 @@ impl Job<'_> {
 
     async fn report(&self, finishes: Vec<Finish>, usage: &Usage) -> anyhow::Result<ToolReport> {
         let mut nodes = Vec::new();
-        for (index, finish) in finishes.iter().enumerate() {
+        let mut failure = None;
+        for (index, finish) in finishes.into_iter().enumerate() {
             let host = index + 1;
             let tree = read_tree(self.files.of(host, "target").into()).await?;
             let differs_at = self.stage.wanted.first_difference(&tree);
             let differs_at = differs_at.map(|path| format!("./{}", path.display()));
             let (verified, cpu_s) = (differs_at.is_none(), usage.cpu_s[host]);
-            nodes.push(ToolNode { host, verified, differs_at, finish_s: finish.clone().ok(), cpu_s });
+            let finish_s = match finish.transpose() {
+                Ok(finish_s) => finish_s,
+                Err(why) => {
+                    failure.get_or_insert(why);
+                    None
+                }
+            };
+            nodes.push(ToolNode { host, verified, differs_at, finish_s, cpu_s });
+        }
+        let done = nodes.iter().filter(|node| node.finish_s.is_some()).count();
+        if done < nodes.len() && failure.is_none() {
+            let within = self.patience.as_secs_f64();
+            failure =
+                Some(format!("did not finish within {within:.1} s: {done} of {} hosts did", nodes.len()));
         }
         let usual: Vec<&ToolNode> = nodes.iter().filter(|node| self.stage.parts[node.host].usual).collect();
         let finished = usual.iter().filter_map(|node| node.finish_s).collect();
@@ -270,9 +288,9 @@ impl Job<'_> {
         Ok(ToolReport {
             tool: self.tool.name,
             figures: usage.figures(self.stage.lab.rate, self.payload_bytes(&nodes)?, hosts, finished),
-            finished: finishes.iter().all(Result::is_ok),
+            finished: done == nodes.len(),
             verified: nodes.iter().all(|node| node.verified),
-            failure: finishes.into_iter().find_map(Result::err),
+            failure,
             nodes,
         })
     }

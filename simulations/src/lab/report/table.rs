@@ -26,7 +26,10 @@ fn write_ours(text: &mut String, report: &Report) -> std::fmt::Result {
     let finished = ours.nodes.iter().filter(|node| node.finish_s.is_some()).count();
     let rate = report.rate as f64 / 1e6;
     line("nodes", format!("{finished} of {} finished at {rate} Mbit/s", ours.nodes.len()))?;
-    line("image", format!("{} bytes compressed in {} pieces", figures.compressed_bytes, ours.pieces))?;
+    line("image", format!("{} bytes compressed in {} pieces", ours.image_bytes, ours.pieces))?;
+    if figures.compressed_bytes != ours.image_bytes as f64 {
+        line("each node fetched", format!("{:.0} bytes", figures.compressed_bytes))?;
+    }
     let (last, wire) = (decimals(figures.last_s, 2), figures.wire_s);
     line("last / wire", format!("{}  ({last} s of {wire:.2} s)", decimals(figures.last_over_wire, 3)))?;
     line("median / wire", decimals(figures.median_over_wire, 3))?;
@@ -74,11 +77,12 @@ fn write_table(text: &mut String, report: &Report) -> std::fmt::Result {
     for Row { name, figures, outcome } in rows {
         let Figures { last_s, median_s, last_over_wire, seeder_wire_copies, .. } = figures;
         let (last, median) = (decimals(*last_s, 2), decimals(*median_s, 2));
+        let copies = decimals(*seeder_wire_copies, 3);
         write!(text, "{name:<17} {last:>8} {median:>8} {:>7}", decimals(*last_over_wire, 3))?;
         let (came, served) = (figures.node_wire_bytes / 1e6, figures.seeder_wire_bytes as f64 / 1e6);
-        write!(text, " {seeder_wire_copies:>7.3} {came:>9.2} {served:>9.2}")?;
+        write!(text, " {copies:>7} {came:>9.2} {served:>9.2}")?;
         write!(text, " {:>9.2} {:>9.2}", figures.seeder_cpu_s, figures.nodes_cpu_s)?;
-        let copies: Vec<String> = figures.rack_copies.iter().map(|copies| format!("{copies:.3}")).collect();
+        let copies: Vec<String> = figures.rack_copies.iter().map(|copies| decimals(*copies, 3)).collect();
         writeln!(text, "  {}{}{outcome}", copies.join(" "), if has_racks { "  " } else { "" })?;
     }
     writeln!(
@@ -88,6 +92,10 @@ fn write_table(text: &mut String, report: &Report) -> std::fmt::Result {
     )
 }
 
-fn decimals(value: Option<f64>, count: usize) -> String {
-    value.map_or_else(|| "-".to_owned(), |value| format!("{value:.count$}"))
+fn decimals(value: impl Into<Option<f64>>, count: usize) -> String {
+    // Nothing to divide by gives no number.
+    value
+        .into()
+        .filter(|value| value.is_finite())
+        .map_or_else(|| "-".to_owned(), |value| format!("{value:.count$}"))
 }

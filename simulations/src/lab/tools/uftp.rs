@@ -7,17 +7,19 @@ pub(super) const TOOL: Tool = Tool {
     needs: &[Need::Program("uftp", "apt-get install uftp"), Need::Program("uftpd", "apt-get install uftp")],
     updates: false,
     prepare: &[],
-    // It has no congestion control: what the shaper drops has to be sent again.
+    // It has no congestion control: what the shaper drops has to be sent again. Told who belongs to the group, it begins
+    // when all are there; the first delay that it reckons with is how soon it asks again.
     server: Server::Along(
         r#"
-uftp -I eth0 -R "$((KBIT * 93 / 100))" -b 1400 -L uftp.log image.tar.zst >&2
+uftp -I eth0 -R "$((KBIT * 93 / 100))" -b 1400 -L uftp.log -r 0.05:0.01:15 \
+    -H "$(seq -s , -f '0x%08.0f' 2 $((HOSTS + 1)))" image.tar.zst >&2
 "#,
     ),
     client: r#"
 mkfifo got
 printf '#!/bin/sh\necho got > %s/got\n' "$HERE" > hook
 chmod 755 hook
-uftpd -d -I eth0 -D "$HERE" -s "$HERE/hook" > uftpd.log 2>&1 &
+uftpd -d -I eth0 -U "$(printf '0x%08d' "${ME##*.}")" -D "$HERE" -s "$HERE/hook" > uftpd.log 2>&1 &
 read -r got < got
 unpack < image.tar.zst
 "#,
