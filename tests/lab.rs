@@ -1,30 +1,62 @@
 //! The lab: every tree arrives, the figures are there, and nothing is left behind.
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use harness::{Process, Sizes, TreeFixture, binary, is_root, number, skipped};
+use harness::{Finished, Noise, Process, Sizes, TreeFixture, binary, is_root, number, skipped};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
 const TREE: Sizes = Sizes { noise_bytes: 8 << 20, small_files: 50 };
+/// Less than the bursts that shapers let pass at once.
+const NEARLY: f64 = 0.9;
 
 /// A lab of four nodes whose hosts keep their files in `dir`.
-fn lab(tree: &TreeFixture, dir: &TempDir, rate: &str) -> Process {
+fn lab(tree: &Path, dir: &TempDir, arguments: &[&str]) -> Process {
     let mut command = Command::new(binary("shoal-sim"));
-    command.args(["lab", "--nodes", "4", "--json", "--rate", rate]);
-    command.arg("--dir").arg(dir.path()).arg(tree.path());
+    command.args(["lab", "--nodes", "4", "--json"]).args(arguments);
+    command.arg("--dir").arg(dir.path()).arg(tree);
     Process::start(command)
 }
 
-/// Namespaces and files of the lab that had this process number.
+/// What a lab prints that is left to its end.
+fn report(tree: &Path, arguments: &[&str]) -> Value {
+    let dir = TempDir::new().unwrap();
+    let process = lab(tree, &dir, arguments);
+    let pid = process.pid();
+    let finished = process.finish().expect_success();
+    assert_eq!(left_behind(pid, dir.path()), Vec::<String>::new());
+    let report: Value = serde_json::from_str(&finished.stdout.concat()).unwrap();
+    assert_eq!(report["verified"], true, "{report}");
+    report
+}
+
+fn ratio(report: &Value, field: &str) -> f64 {
+    report[field].as_f64().unwrap_or_else(|| panic!("no {field} in {report}"))
+}
+
+/// Namespaces, files and processes of the lab that had this process number.
 fn left_behind(pid: u32, dir: &Path) -> Vec<String> {
     let name = format!("shoal-lab-{pid}");
     let listed = Command::new("ip").args(["netns", "list"]).output().unwrap();
     let listed = String::from_utf8(listed.stdout).unwrap();
     let files = dir.read_dir().unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let namespaces = listed.lines().filter(|line| line.starts_with(&name)).map(str::to_owned);
-    namespaces.chain(files).collect()
+    namespaces.chain(files).chain(processes_of(dir, pid)).collect()
+}
+
+/// The words of processes besides the lab itself that were told of `dir`, in a word or in their environment.
+fn processes_of(dir: &Path, lab: u32) -> Vec<String> {
+    let (dir, lab) = (dir.to_str().unwrap(), lab.to_string());
+    let text =
+        |path: PathBuf| String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).replace('\0', " ");
+    let processes = fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().path());
+    let others = processes.filter(|path| path.file_name().is_some_and(|name| name != lab.as_str()));
+    let words = others.map(|path| (text(path.join("cmdline")), text(path.join("environ"))));
+    let told = words.filter(|(words, environment)| words.contains(dir) || environment.contains(dir));
+    told.map(|(words, _)| words).collect()
 }
 
 #[test]
@@ -32,25 +64,184 @@ fn four_hosts_get_the_tree_over_shaped_links_and_nothing_stays_behind() {
     if !is_root() {
         return skipped("needs root");
     }
-    let (tree, dir) = (TreeFixture::new(TREE), TempDir::new().unwrap());
-    let process = lab(&tree, &dir, "400mbit");
-    let pid = process.pid();
-    let finished = process.finish().expect_success();
-    let report: Value = serde_json::from_str(&finished.stdout.concat()).unwrap();
-    assert_eq!(report["verified"], true, "{report}");
+    let report = report(&TreeFixture::new(TREE).path(), &["--rate", "400mbit"]);
     let nodes = report["nodes"].as_array().unwrap();
     assert_eq!(nodes.len(), 4);
-    let compressed = number(&report, "compressed_bytes");
-    assert!(compressed >= TREE.noise_bytes, "{report}");
+    let compressed = ratio(&report, "compressed_bytes");
+    assert!(compressed >= TREE.noise_bytes as f64, "{report}");
     for node in nodes {
         assert_eq!(node["verified"], true, "{node}");
-        assert!(number(node, "bytes_from_seeder") + number(node, "bytes_from_peers") >= compressed, "{node}");
+        let came = number(node, "bytes_from_seeder") + number(node, "bytes_from_peers");
+        assert!(came as f64 >= compressed, "{node}");
     }
     // Nothing is faster than the link, which one whole copy has to cross.
     for least_one in ["last_over_wire", "median_over_wire", "seeder_wire_copies"] {
-        assert!(report[least_one].as_f64().unwrap() >= 1.0, "{least_one} in {report}");
+        assert!(ratio(&report, least_one) >= 1.0, "{least_one} in {report}");
     }
-    assert_eq!(left_behind(pid, dir.path()), Vec::<String>::new());
+    for described in ["cpu", "kernel"] {
+        assert_ne!(report["machine"][described].as_str().unwrap(), "", "{report}");
+    }
+    assert!(number(&report["machine"], "cores") > 0 && number(&report["machine"], "memory_bytes") > 0);
+}
+
+#[test]
+fn another_tool_brings_the_same_tree_over_the_same_links() {
+    if !is_root() {
+        return skipped("needs root");
+    }
+    let with = ["--rate", "400mbit", "--with", "rsync", "--patience", "1000"];
+    let report = report(&TreeFixture::new(TREE).path(), &with);
+    let [rsync] = &report["tools"].as_array().unwrap()[..] else { panic!("{report}") };
+    assert_eq!(rsync["tool"], "rsync");
+    assert_eq!((&rsync["finished"], &rsync["verified"]), (&Value::Bool(true), &Value::Bool(true)), "{rsync}");
+    assert_eq!(rsync["nodes"].as_array().unwrap().len(), 4);
+    // Its server sends a whole copy to each.
+    assert!(ratio(rsync, "compressed_bytes") >= TREE.noise_bytes as f64, "{rsync}");
+    assert!(ratio(rsync, "seeder_wire_copies") >= 4.0, "{rsync}");
+    assert!(ratio(rsync, "last_over_wire") >= 4.0 * NEARLY, "{rsync}");
+    assert!(ratio(rsync, "seeder_cpu_s") > 0.0 && ratio(rsync, "nodes_cpu_s") > 0.0, "{rsync}");
+}
+
+#[test]
+fn a_tool_that_takes_too_long_is_given_up() {
+    if !is_root() {
+        return skipped("needs root");
+    }
+    // Four copies cannot cross one link in the time of two.
+    let with = ["--rate", "100mbit", "--with", "rsync", "--patience", "2"];
+    let report = report(&TreeFixture::new(TREE).path(), &with);
+    let rsync = &report["tools"][0];
+    assert_eq!(
+        (&rsync["finished"], &rsync["verified"]),
+        (&Value::Bool(false), &Value::Bool(false)),
+        "{rsync}"
+    );
+    let failure = rsync["failure"].as_str().unwrap();
+    assert!(failure.contains("did not finish within") && failure.contains("0 of 4 hosts"), "{failure}");
+}
+
+/// What a lab says that refuses.
+fn refusal(command: &mut Command) -> String {
+    let Finished { status, stdout, stderr } =
+        Process::start(std::mem::replace(command, Command::new("true"))).finish();
+    assert_eq!((status.code(), &stdout[..]), (Some(1), &[][..]));
+    assert_eq!(stderr.len(), 1, "{stderr:?}");
+    stderr.concat()
+}
+
+#[test]
+fn a_tool_that_is_not_installed_is_refused_by_name() {
+    let nowhere = TempDir::new().unwrap();
+    for (tool, program, package) in [
+        ("aria2", "aria2c", "apt-get install aria2"),
+        ("rsync", "rsync", "apt-get install rsync"),
+        ("udpcast", "udp-sender", "apt-get install udpcast"),
+        ("uftp", "uftp", "apt-get install uftp"),
+        ("chain", "socat", "apt-get install socat"),
+        ("transmission", "transmission-cli", "apt-get install transmission-cli"),
+        ("rqbit", "rqbit", "cargo install rqbit"),
+    ] {
+        let mut command = Command::new(binary("shoal-sim"));
+        command.env("PATH", nowhere.path()).args(["lab", "--with", tool, "/"]);
+        assert_eq!(
+            refusal(&mut command),
+            format!("shoal-sim: {tool} cannot run, there is no {program}: {package}")
+        );
+    }
+}
+
+#[test]
+fn what_cannot_go_together_is_refused() {
+    for (arguments, why) in [
+        (&["--nodes", "5", "--racks", "2"][..], "5 nodes do not fill 2 racks evenly"),
+        (&["--nodes", "2", "--racks", "4"], "2 nodes do not fill 4 racks evenly"),
+        (&["--nodes", "4", "--racks", "2", "--ratio", "0"], "--ratio is not between 0.01 and 100"),
+        (&["--update", "/", "--scenario", "churn"], "--update goes with the scenario flash-crowd only"),
+        (
+            &["--scenario", "churn", "--with", "rsync"],
+            "--with goes with the scenarios flash-crowd and stragglers only",
+        ),
+    ] {
+        let mut command = Command::new(binary("shoal-sim"));
+        command.args(["lab", "/"]).args(arguments);
+        assert_eq!(refusal(&mut command), format!("shoal-sim: {why}"));
+    }
+}
+
+#[test]
+fn racks_share_an_uplink_that_nothing_passes_around() {
+    if !is_root() {
+        return skipped("needs root");
+    }
+    // The uplink of two hosts has half the rate of one.
+    let racks = ["--rate", "400mbit", "--racks", "2", "--ratio", "4"];
+    let report = report(&TreeFixture::new(TREE).path(), &racks);
+    assert_eq!(number(&report["racks"], "uplink_rate"), 200_000_000);
+    for run in [&report, &report["without_rack_labels"]] {
+        assert_eq!(run["verified"], true, "{run}");
+        assert!(ratio(run, "last_over_wire") >= 2.0 * NEARLY, "{run}");
+        let copies = run["rack_copies"].as_array().unwrap();
+        assert_eq!(copies.len(), 2, "{run}");
+        assert!(copies.iter().all(|copies| copies.as_f64().unwrap() >= 1.0), "{run}");
+    }
+}
+
+#[test]
+fn nodes_of_racks_are_told_where_they_stand_unless_they_are_to_be_told_nothing() {
+    if !is_root() {
+        return skipped("needs root");
+    }
+    let tree = TreeFixture::new(TREE);
+    let told = |argument: &[&str]| {
+        let dir = TempDir::new().unwrap();
+        let racks = [&["--rate", "100kbit", "--racks", "2"], argument].concat();
+        let process = lab(&tree.path(), &dir, &racks);
+        process.stderr_line(|said| said.contains("the nodes begin"));
+        let words = processes_of(dir.path(), process.pid());
+        process.terminate();
+        process.finish();
+        let nodes = words.iter().filter(|words| words.contains("shoal-node install"));
+        ["--rack rack0", "--rack rack1", ""]
+            .map(|rack| nodes.clone().filter(|words| words.contains(rack)).count())
+    };
+    assert_eq!(told(&[]), [2, 2, 4]);
+    assert_eq!(told(&["--no-rack-labels"]), [0, 0, 4]);
+}
+
+#[test]
+fn nodes_of_racks_that_are_told_nothing_run_once() {
+    if !is_root() {
+        return skipped("needs root");
+    }
+    let racks = ["--rate", "400mbit", "--racks", "4", "--no-rack-labels"];
+    let report = report(&TreeFixture::new(TREE).path(), &racks);
+    assert_eq!(report["rack_copies"].as_array().unwrap().len(), 4, "{report}");
+    assert!(report["without_rack_labels"].is_null(), "{report}");
+}
+
+#[test]
+fn hosts_update_from_an_older_tree_and_so_does_another_tool() {
+    if !is_root() {
+        return skipped("needs root");
+    }
+    let (tree, other) = (TreeFixture::new(TREE), TempDir::new().unwrap());
+    let old = other.path().join("old");
+    let copied = Command::new("cp").arg("-a").args([&tree.path(), &old]).status().unwrap();
+    assert!(copied.success());
+    fs::write(tree.path().join("new"), Noise::new(7).bytes(1 << 20)).unwrap();
+    let update =
+        ["--rate", "400mbit", "--update", old.to_str().unwrap(), "--with", "rsync", "--patience", "1000"];
+    let report = report(&tree.path(), &update);
+    assert_eq!(report["scenario"], "refresh");
+    assert!(number(&report, "image_bytes") >= TREE.noise_bytes);
+    for run in [&report, &report["tools"][0]] {
+        assert_eq!(run["verified"], true, "{run}");
+        // What is new is all that travels, and a little to say so.
+        for bytes in ["compressed_bytes", "node_wire_bytes"] {
+            let bytes = ratio(run, bytes);
+            assert!(bytes >= f64::from(1 << 20) && bytes < f64::from(3 << 19), "{bytes} bytes in {run}");
+        }
+    }
 }
 
 #[test]
@@ -58,13 +249,24 @@ fn an_interrupted_lab_leaves_nothing_behind() {
     if !is_root() {
         return skipped("needs root");
     }
-    let (tree, dir) = (TreeFixture::new(TREE), TempDir::new().unwrap());
-    // Eleven minutes, were it not interrupted.
-    let process = lab(&tree, &dir, "100kbit");
+    let tree = TreeFixture::new(TREE);
+    for signal in [Signal::INT, Signal::TERM] {
+        // Eleven minutes, were it not interrupted.
+        interrupt(&tree, &["--rate", "100kbit"], "the nodes begin", signal);
+        // Six seconds, after the two of ours.
+        interrupt(&tree, &["--rate", "40mbit", "--with", "rsync"], "rsync begins", signal);
+    }
+}
+
+/// Interrupts a lab when it has said `line`.
+fn interrupt(tree: &TreeFixture, arguments: &[&str], line: &str, signal: Signal) {
+    let dir = TempDir::new().unwrap();
+    let process = lab(&tree.path(), &dir, arguments);
     let pid = process.pid();
-    process.stderr_line(|line| line.contains("the nodes begin"));
-    assert!(left_behind(pid, dir.path()).len() > 5);
-    process.terminate();
+    process.stderr_line(|said| said.contains(line));
+    // Six namespaces, a folder, and the programs of five hosts.
+    assert!(left_behind(pid, dir.path()).len() >= 12);
+    kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), signal).unwrap();
     let finished = process.finish();
     assert_eq!(finished.status.code(), Some(1), "{finished:?}");
     assert!(finished.stderr.concat().contains("interrupted"), "{finished:?}");
