@@ -1,6 +1,7 @@
 //! The lab: every tree arrives, the figures are there, and nothing is left behind.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -118,6 +119,36 @@ fn a_tool_that_takes_too_long_is_given_up() {
     );
     let failure = rsync["failure"].as_str().unwrap();
     assert!(failure.contains("did not finish within") && failure.contains("0 of 4 hosts"), "{failure}");
+}
+
+#[test]
+fn a_tool_that_breaks_costs_only_its_own_row() {
+    if !is_root() {
+        return skipped("needs root");
+    }
+    let (tree, dir, bin) = (TreeFixture::new(TREE), TempDir::new().unwrap(), TempDir::new().unwrap());
+    let path = format!("{}:{}", bin.path().display(), std::env::var("PATH").unwrap());
+    for (script, why) in [
+        ("", "host 0: it ended early: broken"),
+        // A daemon that is as it should be.
+        (r#"[ "$1" != --daemon ] || PATH=${PATH#*:} exec rsync "$@""#, "host 1: it ended early: broken"),
+    ] {
+        let rsync = bin.path().join("rsync");
+        fs::write(&rsync, format!("#!/bin/sh\n{script}\necho broken >&2\nexit 1\n")).unwrap();
+        fs::set_permissions(&rsync, fs::Permissions::from_mode(0o755)).unwrap();
+        let mut command = Command::new(binary("shoal-sim"));
+        command.env("PATH", &path).args(["lab", "--nodes", "2", "--rate", "400mbit", "--with", "rsync"]);
+        command.arg("--json").arg("--dir").arg(dir.path()).arg(tree.path());
+        let finished = Process::start(command).finish().expect_success();
+        let report: Value = serde_json::from_str(&finished.stdout.concat()).unwrap();
+        assert_eq!(report["verified"], true, "{report}");
+        let rsync = &report["tools"][0];
+        assert_eq!(
+            (&rsync["finished"], &rsync["failure"]),
+            (&Value::Bool(false), &Value::from(why)),
+            "{rsync}"
+        );
+    }
 }
 
 /// What a lab says that refuses.

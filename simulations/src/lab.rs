@@ -153,7 +153,7 @@ impl Lab {
     fn racks(&self) -> anyhow::Result<Option<Racks>> {
         let Some(count) = self.racks else { return Ok(None) };
         let nodes = self.nodes;
-        ensure!(nodes >= count && nodes % count == 0, "{nodes} nodes do not fill {count} racks evenly");
+        ensure!(nodes.is_multiple_of(count), "{nodes} nodes do not fill {count} racks evenly");
         ensure!(self.ratio >= 0.01 && self.ratio <= 100.0, "--ratio is not between 0.01 and 100");
         let hosts_each = usize::from(nodes / count);
         let uplink = self.rate.of_several(hosts_each, self.ratio);

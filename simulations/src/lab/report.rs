@@ -110,8 +110,9 @@ impl Node {
 #[derive(Debug, Serialize)]
 pub(super) struct ToolReport {
     pub(super) tool: &'static str,
+    /// None when it did not get as far as the common start.
     #[serde(flatten)]
-    pub(super) figures: Figures,
+    pub(super) figures: Option<Figures>,
     /// Every host has a tree.
     pub(super) finished: bool,
     /// Every host's tree equals the source.
@@ -131,6 +132,14 @@ pub(super) struct ToolNode {
     pub(super) differs_at: Option<String>,
     pub(super) finish_s: Option<f64>,
     pub(super) cpu_s: f64,
+}
+
+impl ToolReport {
+    /// Of a tool that did not get as far as the common start.
+    pub(super) fn failed(tool: &'static str, error: &anyhow::Error) -> Self {
+        let failure = Some(format!("{error:#}"));
+        Self { tool, figures: None, finished: false, verified: false, failure, nodes: Vec::new() }
+    }
 }
 
 impl Report {

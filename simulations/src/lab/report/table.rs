@@ -47,14 +47,14 @@ fn write_ours(text: &mut String, report: &Report) -> std::fmt::Result {
 /// A row for each deployment.
 struct Row<'a> {
     name: &'a str,
-    figures: &'a Figures,
+    figures: Option<&'a Figures>,
     outcome: &'a str,
 }
 
 impl<'a> Row<'a> {
     fn ours(name: &'a str, ours: &'a Ours) -> Self {
         let outcome = if ours.verified { "every tree equal" } else { "NOT every tree equal" };
-        Self { name, figures: &ours.figures, outcome }
+        Self { name, figures: Some(&ours.figures), outcome }
     }
 }
 
@@ -63,7 +63,11 @@ fn write_table(text: &mut String, report: &Report) -> std::fmt::Result {
     rows.extend(report.without_rack_labels.as_ref().map(|ours| Row::ours("shoal, no labels", ours)));
     rows.extend(report.tools.iter().map(|tool| {
         let outcome = if tool.verified { "every tree equal" } else { "NOT every tree equal" };
-        Row { name: tool.tool, figures: &tool.figures, outcome: tool.failure.as_deref().unwrap_or(outcome) }
+        Row {
+            name: tool.tool,
+            figures: tool.figures.as_ref(),
+            outcome: tool.failure.as_deref().unwrap_or(outcome),
+        }
     }));
     let has_racks = report.racks.is_some();
     writeln!(text)?;
@@ -75,6 +79,10 @@ fn write_table(text: &mut String, report: &Report) -> std::fmt::Result {
     write!(text, " {:>9} {:>9}", "server s", "nodes s")?;
     writeln!(text, "{}", if has_racks { "  copies into racks" } else { "" })?;
     for Row { name, figures, outcome } in rows {
+        let Some(figures) = figures else {
+            writeln!(text, "{name:<17} {outcome}")?;
+            continue;
+        };
         let Figures { last_s, median_s, last_over_wire, seeder_wire_copies, .. } = figures;
         let (last, median) = (decimals(*last_s, 2), decimals(*median_s, 2));
         let copies = decimals(*seeder_wire_copies, 3);

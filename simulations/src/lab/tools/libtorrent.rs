@@ -15,8 +15,7 @@ pub(super) const TOOL: Tool = Tool {
     prepare: &[PREPARE, "cat > exchange.py << 'EXCHANGE'\n", include_str!("libtorrent.py"), "EXCHANGE\n"],
     server: Server::Before(
         r"
-/usr/bin/python3 tracker.py &
-until ss -Hltn 'sport = :6969' | grep -q .; do sleep 0.02; done
+track
 /usr/bin/python3 exchange.py image.torrent >&2
 ",
     ),

@@ -10,8 +10,7 @@ pub(super) const TOOL: Tool = Tool {
     prepare: &[PREPARE],
     server: Server::Before(
         r"
-/usr/bin/python3 tracker.py &
-until ss -Hltn 'sport = :6969' | grep -q .; do sleep 0.02; done
+track
 rqbit --disable-dht --disable-lsd download --disable-http-api --overwrite -o . image.torrent > rqbit.log 2>&1
 ",
     ),

@@ -10,17 +10,14 @@ pub(super) const TOOL: Tool = Tool {
     prepare: &[PREPARE],
     server: Server::Before(
         r#"
-/usr/bin/python3 tracker.py &
-until ss -Hltn 'sport = :6969' | grep -q .; do sleep 0.02; done
+track
 mkdir config
 echo '{ "dht-enabled": false, "lpd-enabled": false, "utp-enabled": false }' > config/settings.json
 transmission-cli --config-dir config --no-portmap --verify --download-dir "$HERE" image.torrent > transmission.log 2>&1
 "#,
     ),
     client: r#"
-mkfifo got
-printf '#!/bin/sh\necho got > %s/got\n' "$HERE" > hook
-chmod 755 hook
+make_hook
 mkdir config
 echo '{ "dht-enabled": false, "lpd-enabled": false, "utp-enabled": false }' > config/settings.json
 transmission-cli --config-dir config --no-portmap --finish "$HERE/hook" --download-dir "$HERE" \

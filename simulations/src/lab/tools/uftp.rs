@@ -16,9 +16,7 @@ uftp -I eth0 -R "$((KBIT * 93 / 100))" -b 1400 -L uftp.log -r 0.05:0.01:15 \
 "#,
     ),
     client: r#"
-mkfifo got
-printf '#!/bin/sh\necho got > %s/got\n' "$HERE" > hook
-chmod 755 hook
+make_hook
 uftpd -d -I eth0 -U "$(printf '0x%08d' "${ME##*.}")" -D "$HERE" -s "$HERE/hook" > uftpd.log 2>&1 &
 read -r got < got
 unpack < image.tar.zst
