@@ -85,11 +85,12 @@ impl Bitfield {
     /// Returns whether the piece was new.
     pub fn insert(&mut self, piece: PieceIndex) -> bool {
         assert!(piece.get() < self.len, "a piece of another list");
-        let word = &mut self.words[piece.at() / 64];
-        let new = *word >> (piece.at() % 64) & 1 == 0;
-        *word |= 1 << (piece.at() % 64);
-        self.count += u32::from(new);
-        new
+        if self.contains(piece) {
+            return false;
+        }
+        self.words[piece.at() / 64] |= 1 << (piece.at() % 64);
+        self.count += 1;
+        true
     }
 
     /// Adds the pieces of a set of the same list.
@@ -110,11 +111,14 @@ impl Bitfield {
 
     /// Returns whether the piece was there.
     pub fn remove(&mut self, piece: PieceIndex) -> bool {
-        let word = &mut self.words[piece.at() / 64];
-        let there = *word >> (piece.at() % 64) & 1 == 1;
-        *word &= !(1 << (piece.at() % 64));
-        self.count -= u32::from(there);
-        there
+        // Not `count -= u32::from(there)`: inlined before `if !set.remove(…)`, rustc 1.95 optimises the comparison
+        // away and subtracts nothing.
+        if !self.contains(piece) {
+            return false;
+        }
+        self.words[piece.at() / 64] &= !(1 << (piece.at() % 64));
+        self.count -= 1;
+        true
     }
 
     pub fn iter(&self) -> impl Iterator<Item = PieceIndex> + '_ {
