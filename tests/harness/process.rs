@@ -109,6 +109,19 @@ impl Process {
         line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number of KiB") * 1024
     }
 
+    /// User and system seconds that the process has taken so far, in steps of 10 ms.
+    pub fn cpu_s(&self) -> f64 {
+        let path = format!("/proc/{}/stat", self.pid());
+        let stat =
+            std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("cannot read {path}: {error}"));
+        // The name, in parentheses, may hold anything; the fields after it are numbered from 3.
+        let (_, fields) = stat.rsplit_once(") ").expect("Linux puts the name in parentheses");
+        let field =
+            |number: usize| fields.split(' ').nth(number - 3).and_then(|ticks| ticks.parse::<u64>().ok());
+        let (user, system) = field(14).zip(field(15)).expect("Linux counts ticks");
+        (user + system) as f64 / rustix::param::clock_ticks_per_second() as f64
+    }
+
     /// Waits until `done`, or until both streams have ended.
     fn wait(&self, mut done: impl FnMut(&mut Lines) -> bool) {
         let deadline = Instant::now() + DEADLINE;
