@@ -199,11 +199,11 @@ impl Exchange {
                 Ok(())
             }
             Message::Withdraw(piece) => {
-                self.on_withdraw(peer, piece);
+                let kept = self.on_withdraw(peer, piece);
                 self.note_unseen(now, piece);
                 self.note_near(now);
                 self.refill(now);
-                Ok(())
+                kept
             }
             Message::Intent { piece, live } => {
                 self.on_intent(now, slot, piece, live);

@@ -8,6 +8,7 @@ pub mod chunker;
 pub mod chunks;
 pub mod drift;
 pub mod entry;
+pub mod layers;
 pub mod layout;
 pub mod manifest;
 pub mod name;

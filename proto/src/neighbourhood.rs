@@ -39,7 +39,7 @@ const STEADY: Duration = Duration::from_secs(10);
 /// How long a neighbour that was lost is looked for.
 const LOST_FOR: Duration = Duration::from_secs(3600);
 /// How long a peer that broke the protocol is shunned.
-const BAN: Duration = Duration::from_secs(300);
+pub const BAN: Duration = Duration::from_secs(300);
 
 /// A peer as others tell of it: unproved, only worth a dial.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,6 +85,8 @@ pub enum Reason {
     NoRoom,
     /// There is no room there.
     Refused,
+    /// One of the two is no member: said by the driver alone.
+    NoMember,
 }
 
 /// One peer's side of the neighbour graph: one input (`handle_*`), then drain [`Neighbourhood::poll_output`] until
@@ -413,6 +415,7 @@ impl fmt::Display for Reason {
             Self::Crowded => "there are too many at the door",
             Self::NoRoom => "there are neighbours enough",
             Self::Refused => "it has neighbours enough",
+            Self::NoMember => "one of the two is no member",
         })
     }
 }

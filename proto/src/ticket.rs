@@ -1,12 +1,13 @@
 //! The ticket: one line that is all a node needs to join.
 //!
 //! ```text
-//! shoal://PEER@HOST:PORT[,HOST:PORT…]/[IMAGE]?publisher=KEY&secret=SECRET&check=SUM
+//! shoal://PEER@HOST:PORT[,HOST:PORT…]/[IMAGE]?publisher=KEY&secret=SECRET[&members=NUMBER]&check=SUM
 //! ```
 //!
 //! `PEER` is the seeder's peer id, `KEY` the publisher's ed25519 public key and `SECRET` the swarm secret, both 32
 //! bytes in lower-case base32; `SUM` is the first five bytes of the BLAKE3 of everything before `&check=`, in base32,
-//! so that a ticket cut short or mistyped is told from a wrong one.
+//! so that a ticket cut short or mistyped is told from a wrong one. `NUMBER` is that of a list of members: a node trades
+//! with nobody but the seeder before it knows that list or a newer one.
 
 use std::fmt;
 use std::str::FromStr;
@@ -33,6 +34,8 @@ pub struct Ticket {
     pub publisher: PublicKey,
     pub secret: SwarmSecret,
     pub image: Option<ImageName>,
+    /// Number of the list of members that there is at least; 0 when everybody is welcome.
+    pub members: u64,
 }
 
 /// A host (name, IPv4 or IPv6) and a port, as a ticket writes them.
@@ -102,7 +105,10 @@ impl FromStr for HostPort {
         let host = bracketed.unwrap_or(host);
         let name = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
         let address = |byte: u8| byte.is_ascii_hexdigit() || b":.%".contains(&byte);
-        let fits = if bracketed.is_some() { host.bytes().all(address) } else { host.bytes().all(name) };
+        let fits = match bracketed {
+            Some(host) => host.contains(':') && host.bytes().all(address),
+            None => host.bytes().all(name),
+        };
         if port == 0 || host.is_empty() || host.len() > 253 || !fits {
             return Err(format!("{text:?} is not HOST:PORT"));
         }
@@ -123,12 +129,13 @@ impl Ticket {
         let key =
             self.publisher.clone().try_into_ed25519().expect("a ticket's publisher is ed25519").to_bytes();
         format!(
-            "{SCHEME}{}@{}/{}?publisher={}&secret={}",
+            "{SCHEME}{}@{}/{}?publisher={}&secret={}{}",
             self.seeder,
             addresses.join(","),
             self.image.as_ref().map_or("", ImageName::as_str),
             base32().encode(&key),
             base32().encode(self.secret.reveal()),
+            if self.members == 0 { String::new() } else { format!("&members={}", self.members) },
         )
     }
 }
@@ -161,9 +168,11 @@ fn parse_body(body: &str) -> Result<Ticket, TicketError> {
     let (image, query) = rest.split_once('?').ok_or_else(|| wrong("image", "no ? after it"))?;
     let mut publisher = None;
     let mut secret = None;
+    let mut members = 0;
     for pair in query.split('&') {
         match pair.split_once('=') {
             Some(("publisher", text)) => publisher = Some(bytes32("publisher", text)?),
+            Some(("members", text)) => members = text.parse().map_err(|error| wrong("members", error))?,
             Some(("secret", text)) => secret = Some(bytes32("secret", text)?),
             // A later version may say more; what this build needs is checked below.
             _ => {}
@@ -191,6 +200,7 @@ fn parse_body(body: &str) -> Result<Ticket, TicketError> {
             "" => None,
             name => Some(name.parse().map_err(|error| wrong("image", error))?),
         },
+        members,
     })
 }
 
@@ -232,6 +242,7 @@ mod tests {
             publisher: Keypair::ed25519_from_bytes([8; 32]).unwrap().public(),
             secret: SwarmSecret::from_bytes([9; 32]),
             image: image.map(|name| name.parse().unwrap()),
+            members: if image.is_some() { 12 } else { 0 },
         }
     }
 

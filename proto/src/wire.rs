@@ -17,6 +17,7 @@
 //! else the requester's number for the ranges that it asked for, whose bytes the payload has in a row. Generated types
 //! become checked types in this file and nowhere else. Changing either layout is a new protocol name ([`CONTROL_PROTOCOL`]).
 
+mod fleet;
 mod ranges;
 
 use std::num::NonZeroU8;
@@ -24,10 +25,15 @@ use std::num::NonZeroU8;
 use prost::Message as _;
 pub use ranges::{ByteRanges, Part, RANGES_PER_PART_MAX, RangesError};
 
+use crate::assignment::{Assignment, LAYERS_MAX, LayerName};
 use crate::cid::{Cid, DIGEST_BYTES};
 use crate::exchange::message::HAVES_PER_MESSAGE_MAX;
 use crate::exchange::{Announcement, Bitfield, Declined, Message};
+use crate::fleet::{Follow, Orders, Report};
+use crate::host::HostName;
 use crate::image::{ImageName, NameRecord, PieceIndex, PieceList};
+use crate::members::Members;
+use crate::release::Release;
 use crate::signing::{PeerId, SIGNATURE_BYTES, SIGNED_BYTES_MAX, Signed};
 use crate::zone::{Zone, ZoneError};
 
@@ -36,8 +42,10 @@ pub(crate) mod generated {
     include!(concat!(env!("OUT_DIR"), "/shoal.wire.v1.rs"));
 }
 
-pub const CONTROL_PROTOCOL: &str = "/shoal/ctl/3";
+pub const CONTROL_PROTOCOL: &str = "/shoal/ctl/4";
 pub const BULK_PROTOCOL: &str = "/shoal/blk/3";
+/// A conversation of its own beside trades, such as a golden client's offer of its tree.
+pub const SESSION_PROTOCOL: &str = "/shoal/ses/1";
 /// Version said in `Hello`.
 pub const VERSION: u32 = 1;
 /// Longest control frame: an answer with a root record of the largest size, and some.
@@ -48,6 +56,8 @@ pub const BULK_HEADER_BYTES: usize = 16;
 pub const PEERS_PER_FRAME_MAX: usize = 64;
 /// Most addresses told of one peer, and ports said of oneself.
 pub const ADDRESSES_PER_PEER_MAX: usize = 4;
+/// Longest reason for refusing an assignment.
+const REFUSAL_BYTES_MAX: usize = 1024;
 /// Longest address text, `[IPv6]:PORT`.
 const ADDRESS_BYTES_MAX: usize = 64;
 
@@ -59,6 +69,17 @@ pub enum Frame {
     Peers(Vec<PeerAddresses>),
     /// The sender has no room for the receiver, who may ask these.
     Refused(Vec<PeerAddresses>),
+    /// The publisher's list of members: for the receiver to verify.
+    Members(Signed<Members>),
+    /// The receiver is no member, and hears nothing else.
+    Barred {
+        revoked: bool,
+    },
+    Follow(Follow),
+    /// The publisher's newest word about a channel: for the receiver to verify.
+    Release(Signed<Release>),
+    Report(Box<Report>),
+    Orders(Orders),
     Query(Query),
     Answer(Answer),
     /// The sender calls the piece list of this name by this number from now on.
@@ -81,6 +102,8 @@ pub struct Hello {
     /// TCP ports that the sender listens on, at most [`ADDRESSES_PER_PEER_MAX`].
     pub ports: Vec<u16>,
     pub rack: Zone,
+    /// Number of the newest list of members that the sender knows, 0 for none.
+    pub members: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,14 +124,36 @@ pub struct PeerAddresses {
 pub enum Query {
     Name(ImageName),
     Image(Cid),
+    Host(Box<HostQuery>),
 }
 
-/// What the sender knows of a queried image: nothing, or statements of the publisher that the receiver has to verify.
+/// "What is this host to be?", and what a command line says besides.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HostQuery {
+    pub host: HostName,
+    /// Instead of the host's.
+    pub image: Option<ImageName>,
+    /// Over all others; the first wins. At most [`LAYERS_MAX`].
+    pub overrides: Vec<LayerName>,
+}
+
+/// What the sender knows of a queried image or host: nothing, or statements of the publisher that the receiver has to
+/// verify.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
     pub query: Query,
     pub name: Option<Signed<NameRecord>>,
     pub root: Option<Signed<crate::image::RootRecord>>,
+    pub assignment: Option<Signed<Assignment>>,
+    /// Why the asker gets no assignment, at most 1024 bytes.
+    pub refused: Option<String>,
+}
+
+impl Answer {
+    /// An answer that knows nothing yet.
+    pub fn nothing(query: Query) -> Self {
+        Self { query, name: None, root: None, assignment: None, refused: None }
+    }
 }
 
 /// A message of one exchange, not yet checked against its piece list.
@@ -160,15 +205,24 @@ impl Frame {
                 },
                 ports: hello.ports.into_iter().map(u32::from).collect(),
                 rack: hello.rack.to_string(),
+                members: hello.members,
             }),
             Self::PeersWanted => Body::PeersWanted(generated::PeersWanted {}),
             Self::Peers(peers) => Body::Peers(encode_peers(peers)),
             Self::Refused(peers) => Body::Refused(encode_peers(peers)),
+            Self::Members(members) => Body::Members(encode_signed(&members)),
+            Self::Barred { revoked } => Body::Barred(generated::Barred { revoked }),
+            Self::Follow(follow) => Body::Follow(fleet::encode_follow(follow)),
+            Self::Release(release) => Body::Release(encode_signed(&release)),
+            Self::Report(report) => Body::Report(fleet::encode_report(*report)),
+            Self::Orders(orders) => Body::Orders(fleet::encode_orders(orders)),
             Self::Query(query) => Body::Query(encode_query(&query)),
             Self::Answer(answer) => Body::Answer(generated::Answer {
                 query: Some(encode_query(&answer.query)),
                 name: answer.name.map(|signed| encode_signed(&signed)),
                 root: answer.root.map(|signed| encode_signed(&signed)),
+                assignment: answer.assignment.map(|signed| encode_signed(&signed)),
+                refused: answer.refused.unwrap_or_default(),
             }),
             Self::Join { exchange, list } => {
                 Body::Join(generated::Join { exchange, list: list.digest().to_vec() })
@@ -189,11 +243,19 @@ impl Frame {
             Body::PeersWanted(_) => Self::PeersWanted,
             Body::Peers(peers) => Self::Peers(decode_peers(peers)?),
             Body::Refused(peers) => Self::Refused(decode_peers(peers)?),
+            Body::Members(members) => Self::Members(decode_signed(members)?),
+            Body::Barred(barred) => Self::Barred { revoked: barred.revoked },
+            Body::Follow(follow) => Self::Follow(fleet::decode_follow(follow)?),
+            Body::Release(release) => Self::Release(decode_signed(release)?),
+            Body::Report(report) => Self::Report(Box::new(fleet::decode_report(report)?)),
+            Body::Orders(orders) => Self::Orders(fleet::decode_orders(orders)?),
             Body::Query(query) => Self::Query(decode_query(query)?),
             Body::Answer(answer) => Self::Answer(Answer {
                 query: decode_query(answer.query.ok_or(DecodeError::Empty)?)?,
                 name: answer.name.map(decode_signed).transpose()?,
                 root: answer.root.map(decode_signed).transpose()?,
+                assignment: answer.assignment.map(decode_signed).transpose()?,
+                refused: decode_refusal(answer.refused)?,
             }),
             Body::Join(join) => {
                 Self::Join { exchange: join.exchange, list: decode_digest("a list's name", &join.list)? }
@@ -393,7 +455,7 @@ fn decode_hello(hello: generated::Hello) -> Result<Hello, DecodeError> {
         _ => Err(DecodeError::Field { field: "a port", why: port.to_string() }),
     };
     let ports = hello.ports.into_iter().map(port).collect::<Result<_, _>>()?;
-    Ok(Hello { role, ports, rack: decode_rack(&hello.rack)? })
+    Ok(Hello { role, ports, rack: decode_rack(&hello.rack)?, members: hello.members })
 }
 
 fn encode_peers(peers: Vec<PeerAddresses>) -> generated::Peers {
@@ -435,6 +497,11 @@ fn encode_query(query: &Query) -> generated::Query {
         wanted: Some(match query {
             Query::Name(name) => Wanted::Name(name.to_string()),
             Query::Image(image) => Wanted::Image(image.digest().to_vec()),
+            Query::Host(query) => Wanted::Host(generated::HostQuery {
+                host: query.host.to_string(),
+                image: query.image.as_ref().map(ToString::to_string).unwrap_or_default(),
+                overrides: query.overrides.iter().map(ToString::to_string).collect(),
+            }),
         }),
     }
 }
@@ -442,12 +509,35 @@ fn encode_query(query: &Query) -> generated::Query {
 fn decode_query(query: generated::Query) -> Result<Query, DecodeError> {
     use generated::query::Wanted;
     Ok(match query.wanted.ok_or(DecodeError::Empty)? {
-        Wanted::Name(name) => Query::Name(
-            name.parse()
-                .map_err(|_| DecodeError::Field { field: "an image name", why: "see ImageName".into() })?,
-        ),
+        Wanted::Name(name) => Query::Name(decode_image_name(&name)?),
+        Wanted::Host(query) => Query::Host(Box::new(decode_host_query(&query)?)),
         Wanted::Image(digest) => Query::Image(decode_digest("an image id", &digest)?),
     })
+}
+
+fn decode_image_name(name: &str) -> Result<ImageName, DecodeError> {
+    name.parse().map_err(|_| DecodeError::Field { field: "an image name", why: "see ImageName".into() })
+}
+
+fn decode_host_query(query: &generated::HostQuery) -> Result<HostQuery, DecodeError> {
+    at_most("a query for a host", query.overrides.len(), LAYERS_MAX)?;
+    let wrong = |why: String| DecodeError::Field { field: "a query for a host", why };
+    Ok(HostQuery {
+        host: query.host.parse().map_err(|error: crate::host::HostNameError| wrong(error.to_string()))?,
+        image: (!query.image.is_empty()).then(|| decode_image_name(&query.image)).transpose()?,
+        overrides: query
+            .overrides
+            .iter()
+            .map(|name| name.parse::<LayerName>().map_err(|error| wrong(error.to_string())))
+            .collect::<Result<_, _>>()?,
+    })
+}
+
+fn decode_refusal(why: String) -> Result<Option<String>, DecodeError> {
+    at_most("a refusal", why.len(), REFUSAL_BYTES_MAX)?;
+    // It is shown on a terminal.
+    let plain: String = why.chars().filter(|shown| !shown.is_control()).collect();
+    Ok((!plain.is_empty()).then_some(plain))
 }
 
 fn encode_signed<T: crate::signing::Statement>(signed: &Signed<T>) -> generated::Signed {

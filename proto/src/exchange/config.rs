@@ -33,6 +33,9 @@ pub struct Config {
     pub block_time_max: Duration,
 
     /// Wait after a first decline of a busy neighbour, ± half at random, doubled by each further one up to eight times.
+    /// Of 10, 15, 16 and 25, with 1000 nodes and 2000 pieces, a seeder of ten times the rate ends at 1.010 for 1.011,
+    /// but single seeds with 500 pieces later than before; and 15 is 3 % more messages than 25, more than is promised
+    /// where a tenth of the nodes has most of the image.
     pub retry_percent: u32,
     /// Wait after a decline of a neighbour to which everything is coming already, ± half at random; a piece that it
     /// lacks ends the wait as soon as it is held here. The grant after it is for the endgame. It spares control
@@ -48,7 +51,8 @@ pub struct Config {
     pub endgame_min: Duration,
     /// A seeder gives a piece again that no neighbour shows this long after it was given.
     pub repair_percent: u32,
-    /// `repair_percent` never comes to less than this.
+    /// `repair_percent` never comes to less than this: where a seeder is ten times as fast as its neighbours, its
+    /// block-times are a tenth of theirs, and what it gave is on its way for long.
     pub repair_min: Duration,
     /// A neighbour of a seeder that shows no new piece but the seeder's own for this long is served beyond the
     /// quota.
@@ -127,9 +131,9 @@ impl Default for Config {
             endgame_percent: 800,
             endgame_min: Duration::ZERO,
             repair_percent: 3000,
-            repair_min: Duration::from_secs(1),
+            repair_min: Duration::from_millis(2500),
             starved_percent: 4000,
-            starved_min: Duration::from_secs(2),
+            starved_min: Duration::from_secs(3),
             lease_percent: 800,
             lease_min: Duration::from_millis(500),
             patience_percent: 3200,

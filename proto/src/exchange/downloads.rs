@@ -1,5 +1,6 @@
 //! The download side: which grants are taken up, and what becomes of a request.
 
+use super::neighbours::{STALL_WEIGHT, WITHDRAWAL_WEIGHT};
 use super::pace::percent;
 use super::{Declined, Event, Exchange, Fault, Message, Output, PeerKey, Receipt, picker};
 use crate::image::PieceIndex;
@@ -63,10 +64,12 @@ impl Exchange {
     }
 
     /// A shown piece is to be had there no more; a request for it is off, though its bytes may still come.
-    pub(super) fn on_withdraw(&mut self, key: PeerKey, piece: PieceIndex) {
-        let Some(slot) = self.neighbours.slot(key) else { return };
+    pub(super) fn on_withdraw(&mut self, key: PeerKey, piece: PieceIndex) -> Result<(), Fault> {
+        let Some(slot) = self.neighbours.slot(key) else { return Ok(()) };
         self.neighbours.withdraw(slot, piece, &self.held);
-        self.abandon(key, piece);
+        let broken = self.abandon(key, piece)
+            && self.neighbours.all_mut()[slot].note_broken_promise(WITHDRAWAL_WEIGHT);
+        if broken { Err(Fault::Promises) } else { Ok(()) }
     }
 
     /// Takes a request back without blame for bytes that come all the same. False when there was none.
@@ -98,6 +101,9 @@ impl Exchange {
         } else {
             self.fault(now, peer, Fault::Unrequested);
             return Receipt::Unrequested;
+        }
+        if let Some(neighbour) = self.neighbours.peer(peer) {
+            neighbour.broken_promises = 0;
         }
         let receipt = if self.held.contains(piece) || self.fetches.is_writing(piece) {
             self.outputs.push_back(Output::Event(Event::Duplicate { piece, from: peer }));
@@ -153,7 +159,13 @@ impl Exchange {
         let stalled = |fetch: &&super::fetches::Fetch| now.since(fetch.heard) > stall_after;
         while let Some(fetch) = self.fetches.asked().iter().find(stalled).copied() {
             self.abandon(fetch.from, fetch.piece);
-            self.send(fetch.from, Message::Cancel(fetch.piece));
+            let silent = fetch.heard == fetch.since;
+            let peer = self.neighbours.peer(fetch.from).expect("asked of a neighbour");
+            if silent && peer.note_broken_promise(STALL_WEIGHT) {
+                self.fault(now, fetch.from, Fault::Promises);
+            } else {
+                self.send(fetch.from, Message::Cancel(fetch.piece));
+            }
         }
         let Some(slow_after) = self.down.transfer().map(|usual| percent(usual, self.config.slow_percent))
         else {

@@ -44,6 +44,8 @@ pub enum Fault {
     Corrupt,
     #[error("sent a piece that nobody asked of it")]
     Unrequested,
+    #[error("grants pieces again and again and sends none")]
+    Promises,
     #[error("sent a message that the protocol does not allow here: {0}")]
     Protocol(&'static str),
 }

@@ -12,6 +12,13 @@ const ABANDONED_PER_PEER_MAX: usize = 8;
 /// Most pieces remembered per peer as lately sent to it.
 const RECENT_PER_PEER_MAX: usize = 8;
 
+/// What a request weighs of which nothing came, and one that was answered by a withdrawal: who serves files that
+/// change on disk may withdraw a few in a row.
+pub(super) const STALL_WEIGHT: u32 = 8;
+pub(super) const WITHDRAWAL_WEIGHT: u32 = 1;
+/// From this weight on, without a piece in between, a peer promises what it does not keep.
+pub(super) const BROKEN_PROMISES_MAX: u32 = 32;
+
 /// One neighbour.
 #[derive(Debug)]
 pub(super) struct Peer {
@@ -46,6 +53,8 @@ pub(super) struct Peer {
     pub(super) fed_elsewhere: Time,
     /// Asked of it and given up: may still arrive, without blame.
     pub(super) abandoned: Vec<PieceIndex>,
+    /// Weight of the requests that it asked for by a grant and let down, since a piece last came from it.
+    pub(super) broken_promises: u32,
     /// Lately sent to it.
     recent: Vec<PieceIndex>,
 }
@@ -84,6 +93,12 @@ impl Peer {
 
     pub(super) fn was_sent(&self, piece: PieceIndex) -> bool {
         self.recent.contains(&piece)
+    }
+
+    /// A request that it granted came to nothing; says whether it has let down too many.
+    pub(super) fn note_broken_promise(&mut self, weight: u32) -> bool {
+        self.broken_promises += weight;
+        self.broken_promises >= BROKEN_PROMISES_MAX
     }
 
     pub(super) fn abandon(&mut self, piece: PieceIndex) {
@@ -188,6 +203,7 @@ impl Neighbours {
             let_down: 0,
             fed_elsewhere: now,
             abandoned: Vec::new(),
+            broken_promises: 0,
             recent: Vec::new(),
         };
         self.keys.insert(slot, key);

@@ -22,7 +22,8 @@ const SPREADS_PATIENCE: u32 = 4;
 struct Watch {
     at: Time,
     piece: PieceIndex,
-    given: Time,
+    /// None of what came to the swarm from elsewhere.
+    given: Option<Time>,
     /// Who got it by name.
     to: Option<PeerKey>,
 }
@@ -34,7 +35,7 @@ struct Watch {
 pub(super) struct SuperSeeding {
     /// Never given, or given back.
     fresh: Bitfield,
-    /// Given, but no neighbour showed it in time.
+    /// To be had elsewhere by what neighbours showed, but it did not spread in time.
     repairs: Bitfield,
     /// Where the search in `fresh` goes on: in order, which disks like, from a random start, and from another one
     /// whenever it meets pieces that came from elsewhere. Two seeders that do not know of each other so give
@@ -72,14 +73,23 @@ impl SuperSeeding {
     }
 
     /// The piece to give next, still in its set: [`SuperSeeding::take`] it when there is someone to give it to.
-    /// Pieces that a neighbour shows by now are forgotten on the way.
-    pub(super) fn next(&mut self, copies: &[u16], rng: &mut impl Rng) -> Option<PieceIndex> {
+    /// Pieces that a neighbour shows by now are passed over on the way, to be looked at again at `look_again` when it is
+    /// but one: its link may carry a hundredth of ours.
+    pub(super) fn next(
+        &mut self,
+        copies: &[u16],
+        look_again: Time,
+        rng: &mut impl Rng,
+    ) -> Option<PieceIndex> {
         while let Some(piece) = first_around(&self.fresh, self.cursor) {
             if copies[piece.at()] == 0 {
                 self.cursor = piece.at();
                 return Some(piece);
             }
             self.fresh.remove(piece);
+            if copies[piece.at()] < COPIES_SAFE {
+                self.watch(Watch { at: look_again, piece, given: None, to: None });
+            }
             self.cursor = rng.random_range(0..copies.len());
         }
         while let Some(piece) = self.repairs.first_from(0) {
@@ -109,15 +119,19 @@ impl SuperSeeding {
     }
 
     /// Looks at the piece again at `at`: whether it has spread from `to`, who got it at `given`.
-    pub(super) fn watch(&mut self, piece: PieceIndex, given: Time, at: Time, to: Option<PeerKey>) {
-        if self.watched.insert(piece) {
-            let place = self.watch.partition_point(|watch| watch.at <= at);
-            self.watch.insert(place, Watch { at, piece, given, to });
+    pub(super) fn watch_given(&mut self, piece: PieceIndex, given: Time, at: Time, to: Option<PeerKey>) {
+        self.watch(Watch { at, piece, given: Some(given), to });
+    }
+
+    fn watch(&mut self, new: Watch) {
+        if self.watched.insert(new.piece) {
+            let place = self.watch.partition_point(|watch| watch.at <= new.at);
+            self.watch.insert(place, new);
         }
     }
 
     /// Moves pieces that too few neighbours show although their time is up to the repairs. Returns those who let
-    /// them down. A piece that one neighbour shows has `patience` more, or four times what others took.
+    /// them down. A given piece that one neighbour shows has `patience` more, or four times what others took.
     pub(super) fn look_again(
         &mut self,
         now: Time,
@@ -138,17 +152,16 @@ impl SuperSeeding {
             if copies >= safe || self.fresh.contains(piece) {
                 continue;
             }
-            if copies > 0 && now < given + patience {
-                self.late.push(Watch { at: given + patience, piece, given, to });
+            let until = given.map_or(Time::ZERO, |given| given + patience);
+            if copies > 0 && now < until {
+                self.late.push(Watch { at: until, piece, given, to });
                 continue;
             }
             self.repairs.insert(piece);
             idle.extend(to);
         }
         for late in std::mem::take(&mut self.late) {
-            let place = self.watch.partition_point(|watch| watch.at <= late.at);
-            self.watch.insert(place, late);
-            self.watched.insert(late.piece);
+            self.watch(late);
         }
         idle
     }
@@ -157,8 +170,9 @@ impl SuperSeeding {
     pub(super) fn note_spread(&mut self, now: Time, piece: PieceIndex) {
         if self.watched.contains(piece)
             && let Some(watch) = self.watch.iter().find(|watch| watch.piece == piece)
+            && let Some(given) = watch.given
         {
-            self.spread.sample(now.since(watch.given));
+            self.spread.sample(now.since(given));
         }
     }
 

@@ -2,6 +2,7 @@
 //! neighbours, in `swarm` many exchanges.
 
 mod famine;
+mod promises;
 mod racks;
 mod seeding;
 mod share;

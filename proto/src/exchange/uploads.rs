@@ -100,7 +100,7 @@ impl Exchange {
         let (before, after) = peers.split_at(start);
         let ready = |peer: &&Peer| peer.is_grantable(now) && (!brisk || peer.slow_until <= now);
         let mut in_turn = after.iter().chain(before).filter(ready).peekable();
-        while let Some(piece) = seeding.next(self.neighbours.copies(), &mut self.rng) {
+        while let Some(piece) = seeding.next(self.neighbours.copies(), look_again, &mut self.rng) {
             if in_turn.peek().is_none() {
                 return false;
             }
@@ -111,7 +111,7 @@ impl Exchange {
                 return true;
             }
             // None of them wants it: others may come.
-            seeding.watch(piece, now, look_again, None);
+            seeding.watch_given(piece, now, look_again, None);
         }
         false
     }
@@ -182,7 +182,7 @@ impl Exchange {
             let look_again = now + self.repair_after();
             if let Some(seeding) = &mut self.seeding {
                 seeding.take(piece);
-                seeding.watch(piece, now, look_again, named.map(|_| key));
+                seeding.watch_given(piece, now, look_again, named.map(|_| key));
             }
         } else {
             // It crossed our withdrawal, which tells the peer.
@@ -293,7 +293,7 @@ impl Exchange {
         if let Some(seeding) = &mut self.seeding
             && self.held.contains(piece)
         {
-            seeding.watch(piece, now, look_again, None);
+            seeding.watch_given(piece, now, look_again, None);
         }
     }
 

@@ -136,6 +136,20 @@ impl Manifest {
         parts.join(tree)
     }
 
+    /// Joins a tree whose chunks are those of these pieces, one after another, with the pieces.
+    pub(super) fn of_pieces(pieces: &[(&Self, PieceIndex)], tree: Tree) -> Result<Self, ManifestError> {
+        let count = u32::try_from(pieces.len()).unwrap_or(u32::MAX);
+        let chunks: usize = pieces.iter().map(|(manifest, piece)| manifest.piece_chunks(*piece).len()).sum();
+        let mut parts = Parts::with_capacity(count, chunks as u64);
+        for (manifest, piece) in pieces {
+            for chunk in manifest.piece_chunks(*piece) {
+                parts.push_chunk(*manifest.chunk_id(chunk), manifest.chunk_bytes(chunk));
+            }
+            parts.end_piece(manifest.content().piece(*piece).cid)?;
+        }
+        parts.join(tree)
+    }
+
     /// The pieces that carry content, in order.
     pub fn content(&self) -> &Arc<PieceList> {
         &self.content
@@ -208,6 +222,13 @@ impl Manifest {
             Kind::HardLink { to } => self.size(self.entry(to)),
             _ => 0,
         }
+    }
+
+    /// By chunk: whether a file has it. Of an image every chunk is, of a fold of layers not.
+    pub fn used_chunks(&self) -> Vec<bool> {
+        let mut used = vec![false; self.chunk_count()];
+        self.for_each_use(|chunk, _| used[chunk as usize] = true);
+        used
     }
 
     /// Every place of every chunk. Takes 4 bytes for a chunk and 16 for a place.

@@ -53,15 +53,34 @@ fn every_frame_comes_back_as_it_went() {
         assert_eq!(back.exchange, 7);
         assert_eq!(back.check(&list).unwrap(), (message, None));
     }
+    let host_query = Query::Host(Box::new(HostQuery {
+        host: "node07".parse().unwrap(),
+        image: Some("debian".parse().unwrap()),
+        overrides: vec!["web".parse().unwrap()],
+    }));
     let frames = [
-        Frame::Hello(Hello { role: PeerRole::Seeder, ports: vec![1, 65535], rack: "r/1".parse().unwrap() }),
+        Frame::Hello(Hello {
+            role: PeerRole::Seeder,
+            ports: vec![1, 65535],
+            rack: "r/1".parse().unwrap(),
+            members: 1 << 40,
+        }),
+        Frame::Members(Signed::from_parts(vec![1; 9], vec![2; SIGNATURE_BYTES])),
+        Frame::Barred { revoked: true },
+        Frame::Barred { revoked: false },
         Frame::PeersWanted,
         Frame::Peers(vec![peer(1), peer(2)]),
         Frame::Peers(Vec::new()),
         Frame::Refused(vec![peer(3)]),
         Frame::Query(query.clone()),
         Frame::Query(Query::Image(Cid::of(b"image"))),
-        Frame::Answer(Answer { query: query.clone(), name: Some(name_record()), root: None }),
+        Frame::Query(host_query.clone()),
+        Frame::Answer(Answer { name: Some(name_record()), ..Answer::nothing(query.clone()) }),
+        Frame::Answer(Answer {
+            assignment: Some(Signed::from_parts(vec![3; 9], vec![4; SIGNATURE_BYTES])),
+            refused: Some("no".to_owned()),
+            ..Answer::nothing(host_query)
+        }),
         Frame::Join { exchange: 0, list: list.name() },
         Frame::Arrived { exchange: 1, piece: 2 },
     ];
@@ -146,7 +165,7 @@ fn every_bound_is_kept() {
     use generated::frame::Body;
     let decode = |body| Frame::decode(&generated::Frame { body: Some(body) }.encode_to_vec());
     let hello = |version, role, ports, rack: &str| {
-        Body::Hello(generated::Hello { version, role, ports, rack: rack.to_owned() })
+        Body::Hello(generated::Hello { version, role, ports, rack: rack.to_owned(), members: 0 })
     };
     assert!(decode(hello(1, 1, vec![4433], "r1")).is_ok());
     assert!(matches!(decode(hello(2, 1, vec![], "")), Err(DecodeError::Version(2))));
@@ -159,7 +178,7 @@ fn every_bound_is_kept() {
     let signed = |payload: usize, signature: usize| {
         let query = Some(encode_query(&Query::Image(Cid::of(b"image"))));
         let root = generated::Signed { payload: vec![0; payload], signature: vec![0; signature] };
-        Body::Answer(generated::Answer { query, name: None, root: Some(root) })
+        Body::Answer(generated::Answer { query, root: Some(root), ..Default::default() })
     };
     let one_peer = |peer| Body::Peers(generated::Peers { peers: vec![peer] });
     let refused = [

@@ -43,14 +43,29 @@ fn a_seeder_repairs_a_piece_whose_only_holder_died() {
     assert_eq!(seeder.exchange.copies_elsewhere(), 1);
     seeder.exchange.handle_disconnected(at(50), PeerKey(1));
     assert_eq!(seeder.exchange.copies_elsewhere(), 0);
-    assert_eq!(grants(&seeder.wait(at(1000))), [], "another neighbour may have it soon");
-    assert_eq!(grants(&seeder.wait(at(1400))), [(2, Some(piece(0)))]);
-    seeder.say(at(1401), 2, Message::Request(piece(0)));
+    assert_eq!(grants(&seeder.wait(at(2000))), [], "another neighbour may have it soon");
+    assert_eq!(grants(&seeder.wait(at(2900))), [(2, Some(piece(0)))]);
+    seeder.say(at(2901), 2, Message::Request(piece(0)));
     assert_eq!(
-        seeder.say(at(1450), 2, Message::Have(vec![piece(0)])),
+        seeder.say(at(2950), 2, Message::Have(vec![piece(0)])),
         [Output::Event(Event::Replicated)],
         "said again after the change"
     );
+}
+
+#[test]
+fn what_one_neighbour_shows_and_does_not_spread_is_given_all_the_same() {
+    let mut seeder = Solo::seeder(3);
+    seeder.meet_node(at(0), 1, [0, 1, 2]);
+    seeder.meet_node(at(0), 2, []);
+    seeder.meet_node(at(0), 3, []);
+    assert_eq!(grants(&seeder.drain()), [], "it may spread from there");
+    // One piece does, within the time that is a given one's, too.
+    seeder.say(at(2000), 2, Message::Have(vec![piece(0)]));
+    assert_eq!(grants(&seeder.wait(at(2400))), []);
+    let named: BTreeSet<_> =
+        grants(&seeder.wait(at(2600))).into_iter().filter_map(|(_, piece)| piece).collect();
+    assert_eq!(named, BTreeSet::from([piece(1), piece(2)]));
 }
 
 #[test]
@@ -68,8 +83,8 @@ fn a_silent_seeder_still_feeds_the_starved() {
         seeder.say(at(42), peer, Message::Have(vec![named]));
     }
     // The two know only the seeder, so nothing else ever comes to them.
-    assert_eq!(grants(&seeder.wait(at(1900))), []);
-    let fed: BTreeSet<_> = grants(&seeder.wait(at(2600))).into_iter().map(|(peer, _)| peer).collect();
+    assert_eq!(grants(&seeder.wait(at(2900))), []);
+    let fed: BTreeSet<_> = grants(&seeder.wait(at(3600))).into_iter().map(|(peer, _)| peer).collect();
     assert_eq!(fed, BTreeSet::from([1, 2]));
 }
 
