@@ -21,6 +21,8 @@ use shoal_proto::cid::Cid;
 use shoal_proto::image::pieces::PIECE_BYTES_MAX;
 use zstd::zstd_safe::{self, CCtx, CParameter, DCtx, Strategy};
 
+use crate::buffer::Buffer;
+
 /// How a payload stands for its raw bytes. The codes are in pack files and on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Encoding {
@@ -57,7 +59,7 @@ pub struct EncodedBlock {
     /// Bytes of the decoded block, at most [`PIECE_BYTES_MAX`].
     pub raw_bytes: u32,
     /// At most [`payload_bytes_max`] of `raw_bytes`.
-    pub payload: Vec<u8>,
+    pub payload: Buffer,
 }
 
 /// Some of a block's raw bytes as they travel to one that has the others. Unverified even when it decodes: only the
@@ -70,7 +72,7 @@ pub struct EncodedPart {
     /// Bytes of the decoded part, at most [`PIECE_BYTES_MAX`].
     pub raw_bytes: u32,
     /// At most [`payload_bytes_max`] of `raw_bytes`.
-    pub payload: Vec<u8>,
+    pub payload: Buffer,
 }
 
 /// The level at which a node compresses what it makes anew: parts of blocks, and blocks out of parts.
@@ -112,7 +114,9 @@ impl EncodedBlock {
     /// When `raw` is longer than [`PIECE_BYTES_MAX`]: no capture lays such a block.
     pub fn encode(raw: &[u8], level: i32) -> Self {
         let mut block = Self::encode_reusing(raw, level, Vec::new());
-        block.payload.shrink_to_fit();
+        let mut payload = block.payload.into_vec();
+        payload.shrink_to_fit();
+        block.payload = payload.into();
         block
     }
 
@@ -126,7 +130,7 @@ impl EncodedBlock {
         assert!(raw_bytes <= PIECE_BYTES_MAX, "a block of {} bytes is more than a piece may have", raw.len());
         let cid = Cid::of(raw);
         let encoding = compress(raw, level, &mut buffer);
-        Self { cid, encoding, raw_bytes, payload: buffer }
+        Self { cid, encoding, raw_bytes, payload: buffer.into() }
     }
 
     /// The raw bytes, checked: exactly `raw_bytes` of them, with the name `cid`.
@@ -141,14 +145,21 @@ impl EncodedBlock {
     ///
     /// Allocates at most `raw_bytes` and writes no byte beyond them, whatever the payload claims.
     pub fn decode_into(&self, raw: &mut Vec<u8>) -> Result<(), DecodeError> {
-        let Self { cid, encoding, raw_bytes, payload } = self;
-        Payload { cid: *cid, encoding: *encoding, raw_bytes: *raw_bytes, bytes: payload }.decode_into(raw)?;
+        let outcome = self.decode_in(raw).map(drop);
+        self.as_payload().settle(raw, outcome)
+    }
+
+    /// As [`decode`](Self::decode), copying nothing that need not be: the raw bytes are where they arrived when they
+    /// travelled as they are, and in `buffer` otherwise. What `buffer` had is lost.
+    pub fn decode_in<'a>(&'a self, buffer: &'a mut Vec<u8>) -> Result<&'a [u8], DecodeError> {
+        let raw = self.as_payload().decode_in(buffer)?;
         let found = Cid::of(raw);
-        if found != *cid {
-            raw.clear();
-            return Err(DecodeError::Hash { cid: *cid, found });
-        }
-        Ok(())
+        if found == self.cid { Ok(raw) } else { Err(DecodeError::Hash { cid: self.cid, found }) }
+    }
+
+    fn as_payload(&self) -> Payload<'_> {
+        let Self { cid, encoding, raw_bytes, ref payload } = *self;
+        Payload { cid, encoding, raw_bytes, bytes: payload }
     }
 }
 
@@ -163,13 +174,15 @@ impl EncodedPart {
         let mut payload = Vec::new();
         let encoding = compress(raw, TRAVEL_LEVEL, &mut payload);
         payload.shrink_to_fit();
-        Self { cid, encoding, raw_bytes, payload }
+        Self { cid, encoding, raw_bytes, payload: payload.into() }
     }
 
     /// As [`EncodedBlock::decode_into`], but for the hash: exactly `raw_bytes` of whatever bytes the sender chose.
     pub fn decode_into(&self, raw: &mut Vec<u8>) -> Result<(), DecodeError> {
         let Self { cid, encoding, raw_bytes, payload } = self;
-        Payload { cid: *cid, encoding: *encoding, raw_bytes: *raw_bytes, bytes: payload }.decode_into(raw)
+        let payload = Payload { cid: *cid, encoding: *encoding, raw_bytes: *raw_bytes, bytes: payload };
+        let outcome = payload.decode_in(raw).map(drop);
+        payload.settle(raw, outcome)
     }
 }
 
@@ -181,17 +194,9 @@ struct Payload<'a> {
     bytes: &'a [u8],
 }
 
-impl Payload<'_> {
-    /// Checks lengths and framing; `raw` is empty after an error.
-    fn decode_into(&self, raw: &mut Vec<u8>) -> Result<(), DecodeError> {
-        let outcome = self.decode_checked(raw);
-        if outcome.is_err() {
-            raw.clear();
-        }
-        outcome
-    }
-
-    fn decode_checked(&self, raw: &mut Vec<u8>) -> Result<(), DecodeError> {
+impl<'a> Payload<'a> {
+    /// Checks lengths and framing; decodes into `buffer` what is encoded at all.
+    fn decode_in(&self, buffer: &'a mut Vec<u8>) -> Result<&'a [u8], DecodeError> {
         let Self { cid, encoding, raw_bytes, bytes: payload } = *self;
         if raw_bytes > PIECE_BYTES_MAX {
             return Err(DecodeError::TooLarge { cid, raw_bytes });
@@ -209,13 +214,24 @@ impl Payload<'_> {
             });
         }
         match encoding {
-            Encoding::Raw => {
-                raw.clear();
-                raw.extend_from_slice(payload);
-                Ok(())
+            Encoding::Raw => Ok(payload),
+            Encoding::Zstd => {
+                self.decompress(buffer)?;
+                Ok(buffer)
             }
-            Encoding::Zstd => self.decompress(raw),
         }
+    }
+
+    /// Leaves in `raw` what it was decoded to, and nothing when it was not.
+    fn settle(&self, raw: &mut Vec<u8>, outcome: Result<(), DecodeError>) -> Result<(), DecodeError> {
+        let is_in_place = self.encoding == Encoding::Raw;
+        if outcome.is_err() || is_in_place {
+            raw.clear();
+        }
+        if outcome.is_ok() && is_in_place {
+            raw.extend_from_slice(self.bytes);
+        }
+        outcome
     }
 
     fn decompress(&self, raw: &mut Vec<u8>) -> Result<(), DecodeError> {
@@ -312,7 +328,7 @@ mod tests {
     }
 
     fn zstd_block(raw: &[u8], raw_bytes: u32, payload: Vec<u8>) -> EncodedBlock {
-        EncodedBlock { cid: Cid::of(raw), encoding: Encoding::Zstd, raw_bytes, payload }
+        EncodedBlock { cid: Cid::of(raw), encoding: Encoding::Zstd, raw_bytes, payload: payload.into() }
     }
 
     #[test]
@@ -407,10 +423,11 @@ mod tests {
         assert!(matches!(shorter.decode(), Err(DecodeError::Frame { .. })));
         // A frame as long as its content is refused unread: nobody sends one who compresses to save bytes.
         let padded = EncodedBlock { raw_bytes: 100, ..good.clone() };
-        let padded = EncodedBlock { payload: vec![0; 100], ..padded };
+        let padded = EncodedBlock { payload: vec![0; 100].into(), ..padded };
         assert!(matches!(padded.decode(), Err(DecodeError::PayloadLength { .. })));
         for bytes in [9_999, 10_001] {
-            let raw_block = EncodedBlock { encoding: Encoding::Raw, payload: vec![1; bytes], ..good.clone() };
+            let raw_block =
+                EncodedBlock { encoding: Encoding::Raw, payload: vec![1; bytes].into(), ..good.clone() };
             assert!(matches!(raw_block.decode(), Err(DecodeError::PayloadLength { .. })));
         }
     }

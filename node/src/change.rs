@@ -7,11 +7,19 @@ use shoal_proto::cid::Cid;
 use shoal_proto::image::Manifest;
 
 use crate::manifest::read_manifest;
-use crate::state::{Phase, Previous, Record, TargetState};
+use crate::state::{Layered, Phase, Previous, Record, TargetState};
 use crate::store::Store;
 use crate::tree::rules::Rules;
 use crate::tree::update::{Update, UpdateOptions, UpdateReport};
 use crate::update::{Error, TreeOptions};
+
+/// Which image a tree is to be, as the record will say.
+#[derive(Clone, Debug)]
+pub(crate) struct Destination {
+    pub(crate) image: Cid,
+    pub(crate) name: Option<String>,
+    pub(crate) layered: Option<Layered>,
+}
 
 /// A target that is about to change. One at a time: the caller holds the node's state.
 #[derive(Debug)]
@@ -25,14 +33,29 @@ pub(crate) struct Change {
 
 impl Change {
     pub(crate) fn of(target: TargetState, path: &Path, options: TreeOptions) -> Result<Self, Error> {
+        let kept = Arc::new(Store::open(&target.kept_dir())?);
+        Self::with_kept(target, path, options, kept)
+    }
+
+    /// As [`of`](Self::of), with the store of [`TargetState::kept_dir`], which is open already.
+    pub(crate) fn with_kept(
+        target: TargetState,
+        path: &Path,
+        options: TreeOptions,
+        kept: Arc<Store>,
+    ) -> Result<Self, Error> {
         let record = target.record()?;
         if let Some(record) = &record
             && matches!(record.phase, Phase::Installing | Phase::Emptying)
         {
             return Err(Error::UnfinishedInstall(path.to_owned()));
         }
-        let kept = Arc::new(Store::open(&target.kept_dir())?);
         Ok(Self { target, path: path.to_owned(), record, kept, options })
+    }
+
+    /// Whether the tree is replaced as a whole.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.options.whole
     }
 
     pub(crate) fn record(&self) -> Option<&Record> {
@@ -45,7 +68,9 @@ impl Change {
     }
 
     /// Looks at the tree and plans. Nothing is touched.
-    pub(crate) fn prepare(&self, goal: &Arc<Manifest>, image: Cid) -> Result<Update, Error> {
+    pub(crate) fn prepare(&self, goal: &Arc<Manifest>, to: &Destination) -> Result<Update, Error> {
+        let image = to.image;
+        let further = to.layered.as_ref().map_or(&[][..], |layered| &layered.rules);
         let mut owners = Vec::new();
         for owner in self.record.as_ref().map_or(Vec::new(), Record::applied) {
             owners.push(if owner == image {
@@ -54,9 +79,12 @@ impl Change {
                 Arc::new(read_manifest(&self.target, &owner)?)
             });
         }
+        let rules = match self.options.whole {
+            true => Rules::of_whole(further)?,
+            false => Rules::load_with(&self.path, self.options.rules.as_deref(), further)?,
+        };
         let options = UpdateOptions {
-            rules: Rules::load(&self.path, self.options.rules.as_deref())?
-                .without(&self.path, self.target.data_dir()),
+            rules: rules.without(&self.path, self.target.data_dir()),
             remove_unowned: self.options.delete,
             switch: self.options.switch,
             lost: self.record.as_ref().map_or(Vec::new(), |record| record.lost.clone()),
@@ -69,11 +97,11 @@ impl Change {
         &self,
         update: &Update,
         blocks: &Store,
-        image: Cid,
-        name: Option<String>,
+        to: Destination,
         rolling_back: bool,
     ) -> Result<UpdateReport, Error> {
         update.check()?;
+        let Destination { image, name, layered } = to;
         let complete = self.complete();
         let previous = self.previous(image);
         let owners = self.record.as_ref().map_or(Vec::new(), Record::applied);
@@ -86,6 +114,7 @@ impl Change {
             owners: owners.into_iter().map(|owner| owner.to_string()).collect(),
             rolling_back,
             previous,
+            layered,
         };
         if !update.plan().is_empty() {
             if complete.is_some_and(|complete| complete != image)
@@ -125,7 +154,12 @@ impl Change {
             Some(previous) if previous.image == complete.to_string() => previous.name.clone(),
             _ => None,
         };
-        Some(Previous { image: complete.to_string(), name })
+        let layered = match &record.previous {
+            _ if record.phase == Phase::Complete => record.layered.clone(),
+            Some(previous) if previous.image == complete.to_string() => previous.layered.clone(),
+            _ => None,
+        };
+        Some(Previous { image: complete.to_string(), name, layered })
     }
 
     /// Keeps only what the previous image needs and the present one lacks.

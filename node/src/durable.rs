@@ -37,13 +37,34 @@ pub enum Error {
     InUse { path: PathBuf, holder: Option<String> },
 }
 
-/// Makes a directory and its parents, readable by their owner only.
+/// Makes a directory and its parents, readable by their owner only, unless they are there. The names of those that are
+/// made are on disk when it returns.
 pub fn create_private_dir(path: &Path) -> Result<(), Error> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .map_err(|source| Error::CreateDir { path: path.to_owned(), source })
+    create_dir(path).map_err(|source| Error::CreateDir { path: path.to_owned(), source })
+}
+
+fn create_dir(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        create_dir(parent)?;
+    }
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
+        made => made?,
+    }
+    sync_name(path)
+}
+
+/// Waits until the disk holds the name of what was made at `path`.
+pub(crate) fn sync_name(path: &Path) -> io::Result<()> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    match File::open(parent.unwrap_or(Path::new("."))) {
+        // One may be allowed to make names in a directory and not to look into it.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        opened => opened?.sync_all(),
+    }
 }
 
 /// Replaces `path` with `bytes`: after a crash it holds the old bytes or the new ones, whole.
@@ -62,6 +83,13 @@ fn write_beside(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     file.sync_all()?;
     fs::rename(&beside, path)?;
     File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
+}
+
+/// Moves a file over another one, durably.
+pub fn replace(from: &Path, to: &Path) -> Result<(), Error> {
+    let dir = to.parent().unwrap_or(Path::new("/"));
+    let moved = fs::rename(from, to).and_then(|()| File::open(dir)?.sync_all());
+    moved.map_err(|source| Error::Write { path: to.to_owned(), source })
 }
 
 /// Makes `path` with `bytes` unless somebody made it first; false then, and theirs stays.

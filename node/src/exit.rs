@@ -39,6 +39,8 @@ fn exit_of(error: &anyhow::Error) -> Exit {
             || cause.downcast_ref().is_some_and(join::Error::is_unbelieved)
             || matches!(cause.downcast_ref(), Some(install::Error::Join(error)) if error.is_unbelieved())
             || matches!(cause.downcast_ref(), Some(update::Error::Join(error)) if error.is_unbelieved())
+            || matches!(cause.downcast_ref(), Some(install::Error::Goal(error)) if error.is_unbelieved())
+            || matches!(cause.downcast_ref(), Some(update::Error::Goal(error)) if error.is_unbelieved())
     };
     let unusable = |cause: &(dyn std::error::Error + 'static)| {
         cause.is::<Usage>()

@@ -6,18 +6,25 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use shoal_proto::assignment::Assignment;
 use shoal_proto::cid::Cid;
 use shoal_proto::exchange::Bitfield;
+use shoal_proto::host::HostName;
 use shoal_proto::image::{Manifest, PieceIndex, PieceList, RootRecord};
+use shoal_proto::members::Members;
 use shoal_proto::signing::{Keypair, PublicKey, Signed, Verified};
 use shoal_proto::ticket::Ticket;
-use shoal_proto::wire::{Answer, PeerRole, Query};
+use shoal_proto::wire::{Answer, HostQuery, PeerRole, Query};
 use shoal_proto::zone::Zone;
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
 
 use crate::block::EncodedBlock;
-use crate::manifest::{self, load_manifest, save_manifest};
+use crate::control::Desk;
+use crate::manifest::{self, load_manifest};
 use crate::peer::{
-    self, BlockSource, BoxError, Directory, Limits, ListKind, LookupError, Offer, Peer, PeerConfig, StoreOnly,
+    self, BlockSource, BoxError, Directory, FleetConfig, Limits, ListKind, Listing, LookupError,
+    MembersConfig, Offer, Peer, PeerConfig, PeerId, StoreOnly,
 };
 use crate::progress::{Meter, Monitor, Stage};
 use crate::state::{self, TargetState};
@@ -76,12 +83,27 @@ pub(crate) struct Membership {
     publisher: PublicKey,
     known: Arc<KnownImage>,
     meter: Mutex<Meter>,
+    /// Answers `status`.
+    _desk: Desk,
+    /// Keeps the newest list of members.
+    _keeper: Keeper,
 }
 
 impl Membership {
     pub(crate) async fn join(
         key: Keypair,
         options: JoinOptions,
+        target: &TargetState,
+        started: Instant,
+    ) -> Result<Self, Error> {
+        Self::join_fleet(key, options, FleetConfig::default(), target, started).await
+    }
+
+    /// As [`join`](Self::join), to follow a channel.
+    pub(crate) async fn join_fleet(
+        key: Keypair,
+        options: JoinOptions,
+        fleet: FleetConfig,
         target: &TargetState,
         started: Instant,
     ) -> Result<Self, Error> {
@@ -98,11 +120,31 @@ impl Membership {
             rack,
             bootstrap: vec![(ticket.seeder, ticket.addresses)],
             limits,
+            members: MembersConfig {
+                publisher: Some(ticket.publisher.clone()),
+                known: target.members(&ticket.publisher)?,
+                number_min: ticket.members,
+            },
+            fleet,
         };
         let blocks = Arc::new(NodeBlocks { store: store.clone(), tree: OnceLock::new() });
         let peer = Peer::start(config, store.clone(), blocks.clone(), known.clone()).await?;
         let meter = Mutex::new(Meter::new(started));
-        Ok(Self { peer, store, started, blocks, own_store, publisher: ticket.publisher, known, meter })
+        let desk = Desk::open(target.data_dir(), peer.observer());
+        let publisher = ticket.publisher;
+        let keeper = Keeper::start(peer.members(), target.clone(), publisher.clone());
+        Ok(Self {
+            peer,
+            store,
+            started,
+            blocks,
+            own_store,
+            publisher,
+            known,
+            meter,
+            _desk: desk,
+            _keeper: keeper,
+        })
     }
 
     /// Learns which image it is, from the publisher's statements alone.
@@ -129,26 +171,45 @@ impl Membership {
         *self.known.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer);
     }
 
-    /// Fetches the manifest of `root` and keeps it beside the state of `target`, where the root record is already.
+    /// What the publisher says that a host is to be, unless there is no cluster.
+    pub(crate) async fn assignment(
+        &self,
+        query: HostQuery,
+        monitor: &dyn Monitor,
+    ) -> Result<Assignment, LookupError> {
+        let (publisher, host) = (self.publisher.clone(), query.host.clone());
+        let lookup = self.peer.lookup(Query::Host(Box::new(query)), move |answer| {
+            believe_assignment(answer, &host, &publisher).map(drop)
+        });
+        let answer = self.watch(Stage::Joining, monitor, lookup).await?;
+        let said = answer.assignment.expect("a believed answer has an assignment");
+        let said =
+            said.verify(&self.publisher).map_err(|error| LookupError::NotBelieved(error.to_string()))?;
+        Ok(said.into_inner())
+    }
+
+    /// The root record, if the publisher signed it.
+    pub(crate) fn believed(&self, root: &Signed<RootRecord>) -> Result<RootRecord, Error> {
+        let root = believe_root(root, &self.publisher).map_err(LookupError::NotBelieved)?;
+        Ok(root.into_inner())
+    }
+
+    /// Fetches the manifest of `root`, which is believed; a private one from the seeder alone.
     pub(crate) async fn fetch_manifest(
         &self,
-        root: &Signed<RootRecord>,
-        target: &TargetState,
+        root: &RootRecord,
+        private: bool,
         monitor: &dyn Monitor,
     ) -> Result<Arc<Manifest>, Error> {
-        let root = believe_root(root, &self.publisher).map_err(LookupError::NotBelieved)?;
         let list = root.manifest().clone();
         let (store, manifest) = (self.store.clone(), list.clone());
         let held = blocking(move || verified_in(&store, &manifest, |_, _| Ok::<(), Error>(()))).await?;
-        let trade = self.peer.trade(list, ListKind::Manifest, held, Arc::new(StoreOnly)).await?;
+        let unwanted = Bitfield::empty(list.len());
+        let listing = Listing { list, kind: ListKind::Manifest, held, unwanted, private };
+        let trade = self.peer.trade_listing(listing, Arc::new(StoreOnly)).await?;
         self.watch(Stage::Manifest, monitor, trade.completed()).await?;
-        let store = self.store.clone();
-        let target = target.clone();
-        let manifest = blocking(move || {
-            save_manifest(&store, &root, &target)?;
-            load_manifest(&store, &root)
-        });
-        Ok(Arc::new(manifest.await?))
+        let (store, root) = (self.store.clone(), root.clone());
+        Ok(Arc::new(blocking(move || load_manifest(&store, &root)).await?))
     }
 
     /// Waits for `step`, telling the monitor how it goes.
@@ -177,16 +238,53 @@ impl Membership {
 
     /// Leaves the swarm and removes the blocks, which the tree holds too, unless the caller chose where they are kept.
     pub(crate) async fn leave(self) {
-        let Self { peer, store, own_store, .. } = self;
+        let own_store = self.own_store.clone();
+        self.stop().await;
+        if let Some(store_dir) = own_store {
+            remove_store(&store_dir);
+        }
+    }
+
+    /// Leaves the swarm and keeps the blocks for the next time.
+    pub(crate) async fn stop(self) {
+        let Self { peer, store, blocks, .. } = self;
         peer.stop().await;
-        let Some(store_dir) = own_store else { return };
+        drop(blocks);
         // Tasks and threads that were reading a block let go of the store as they end.
         let deadline = Instant::now() + STORE_RELEASE_MAX;
         while Arc::strong_count(&store) > 1 && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        drop(store);
-        remove_store(&store_dir);
+    }
+}
+
+/// Writes each newer list of members down, until it is dropped: an older one must not count after a restart.
+#[derive(Debug)]
+struct Keeper(AbortHandle);
+
+impl Keeper {
+    fn start(
+        mut members: watch::Receiver<Option<Signed<Members>>>,
+        target: TargetState,
+        publisher: PublicKey,
+    ) -> Self {
+        let keeping = async move {
+            while members.changed().await.is_ok() {
+                let Some(list) = members.borrow_and_update().clone() else { continue };
+                let (target, publisher) = (target.clone(), publisher.clone());
+                let written = blocking(move || target.write_members(&publisher, &list)).await;
+                if let Err(error) = written {
+                    tracing::warn!(%error, "the list of members is not kept for the next run");
+                }
+            }
+        };
+        Self(tokio::spawn(keeping).abort_handle())
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 
@@ -217,6 +315,7 @@ fn remove_store(store_dir: &Path) {
 fn believe(answer: &Answer, publisher: &PublicKey) -> Result<Verified<RootRecord>, String> {
     let root = answer.root.as_ref().ok_or("it has no root record")?;
     let image = match &answer.query {
+        Query::Host(_) => return Err("it is of no image".to_owned()),
         Query::Image(image) => *image,
         Query::Name(name) => {
             let signed = answer.name.as_ref().ok_or("it has no signed name")?;
@@ -231,6 +330,17 @@ fn believe(answer: &Answer, publisher: &PublicKey) -> Result<Verified<RootRecord
         return Err(format!("its root record is of image {}, not {image}", root.cid()));
     }
     believe_root(root, publisher)
+}
+
+/// Checks what is said of a host against the pinned publisher; says in words what is wrong with it.
+fn believe_assignment(
+    answer: &Answer,
+    host: &HostName,
+    publisher: &PublicKey,
+) -> Result<Verified<Assignment>, String> {
+    let said = answer.assignment.as_ref().ok_or("it has no assignment")?;
+    let said = said.verify(publisher).map_err(|error| format!("its assignment: {error}"))?;
+    if said.host == *host { Ok(said) } else { Err(format!("it is signed for host {}", said.host)) }
 }
 
 fn believe_root(root: &Signed<RootRecord>, publisher: &PublicKey) -> Result<Verified<RootRecord>, String> {
@@ -285,17 +395,19 @@ pub(crate) fn verified_in<E: Send>(
 struct KnownImage(Mutex<Option<Answer>>);
 
 impl Directory for KnownImage {
-    fn answer(&self, query: &Query) -> Option<Answer> {
+    fn answer(&self, query: &Query, _: &PeerId) -> Option<Answer> {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let known = known.as_ref()?;
         let same = match query {
             Query::Image(image) => known.root.as_ref()?.cid() == *image,
             Query::Name(_) => known.query == *query,
+            // What a host is to be is between it and the seeder.
+            Query::Host(_) => false,
         };
         same.then(|| Answer { query: query.clone(), ..known.clone() })
     }
 
-    fn offer(&self, _: &Cid) -> Option<Offer> {
+    fn offer(&self, _: &Cid, _: &PeerId) -> Option<Offer> {
         None
     }
 }

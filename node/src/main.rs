@@ -4,6 +4,13 @@ mod cli;
 
 use std::process::ExitCode;
 
+use shoal_node::replace::takeover;
+
 fn main() -> ExitCode {
-    cli::main()
+    match std::env::args_os().next() {
+        // systemd's word for it, and ours: neither is a command of the operator.
+        Some(name) if name == takeover::PROGRAM && std::process::id() == 1 => takeover::run(),
+        Some(name) if name == takeover::INSIDE => takeover::inside(),
+        _ => cli::main(),
+    }
 }

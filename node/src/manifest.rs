@@ -56,7 +56,12 @@ pub fn save_manifest(store: &Store, root: &RootRecord, target: &TargetState) -> 
         stream.extend_from_slice(raw);
         Ok(())
     })?;
-    Ok(durable::write(&target.manifest_path(&root.image_id()), &stream, durable::PRIVATE)?)
+    write_manifest(&stream, &root.image_id(), target)
+}
+
+/// Keeps the stream of a manifest beside the state of `target`.
+pub(crate) fn write_manifest(stream: &[u8], image: &Cid, target: &TargetState) -> Result<(), Error> {
+    Ok(durable::write(&target.manifest_path(image), stream, durable::PRIVATE)?)
 }
 
 /// Reads what [`save_manifest`] kept, and checks that every block of it is the one that the root record names.

@@ -8,14 +8,21 @@
 //! **Invariant:** only this folder knows libp2p. **Invariant:** no byte reaches the store or a [`PieceSink`] before
 //! its block was decoded within the length that the signed list states and hashed to the name in it.
 
+mod bans;
 mod codec;
 mod discovery;
+mod door;
 mod driver;
+mod fleet;
 mod handle;
 mod limits;
 mod link;
+mod muxer;
 mod parts;
+mod patience;
+mod roll;
 mod serve;
+mod session;
 mod socket;
 mod streams;
 #[cfg(test)]
@@ -24,14 +31,19 @@ mod trades;
 mod transport;
 mod verify;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
-pub use handle::{Peer, TradeHandle};
+pub use fleet::{FleetConfig, Heard};
+pub use handle::{Observer, Peer, TradeHandle};
 pub use libp2p::PeerId;
 pub use libp2p::identity::Keypair;
 pub use limits::Limits;
+pub use roll::MembersConfig;
+pub use session::{Session, SessionError, SessionReader, SessionWriter};
 use shoal_proto::cid::Cid;
+use shoal_proto::exchange::Bitfield;
 use shoal_proto::image::{PieceIndex, PieceList};
 use shoal_proto::ticket::{HostPort, SwarmSecret};
 use shoal_proto::wire::{Answer, Query};
@@ -43,6 +55,18 @@ use crate::store::Store;
 
 /// What went wrong in a part of the node that the peer only calls.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// What runs a peer's tasks: on half of the cores, since verifying and reading have threads of their own.
+///
+/// On two cores, one thread for all connections takes an eighth less of a seeder's time and a fourteenth of a node's than
+/// two, between which every part of a piece is handed to and fro.
+///
+/// # Errors
+/// When the system starts no threads.
+pub fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    tokio::runtime::Builder::new_multi_thread().worker_threads(cores.div_ceil(2)).enable_all().build()
+}
 
 /// How a peer takes part.
 #[derive(Debug)]
@@ -58,15 +82,17 @@ pub struct PeerConfig {
     /// Peers to find the swarm by.
     pub bootstrap: Vec<(PeerId, Vec<HostPort>)>,
     pub limits: Limits,
+    pub members: MembersConfig,
+    pub fleet: FleetConfig,
 }
 
 /// What this peer can tell others about images. Asked in the driver task: must answer from memory.
 pub trait Directory: Send + Sync + 'static {
-    /// The publisher's statements about an image, if it is known here.
-    fn answer(&self, query: &Query) -> Option<Answer>;
+    /// What may be said to `asker`: the publisher's statements about an image or a host, if they are known here.
+    fn answer(&self, query: &Query, asker: &PeerId) -> Option<Answer>;
 
-    /// A piece list that this peer holds whole in its store and trades when someone asks for it.
-    fn offer(&self, list: &Cid) -> Option<Offer>;
+    /// A piece list that this peer holds whole in its store and trades when `asker` asks for it.
+    fn offer(&self, list: &Cid, asker: &PeerId) -> Option<Offer>;
 }
 
 /// A piece list to trade on demand.
@@ -74,6 +100,21 @@ pub trait Directory: Send + Sync + 'static {
 pub struct Offer {
     pub list: Arc<PieceList>,
     pub kind: ListKind,
+    /// Only for who is offered it: nobody else is told of it, and who has it passes it on to nobody.
+    pub private: bool,
+}
+
+/// A piece list to trade, with what there is of it.
+#[derive(Clone, Debug)]
+pub struct Listing {
+    pub list: Arc<PieceList>,
+    pub kind: ListKind,
+    /// What the block source has of it.
+    pub held: Bitfield,
+    /// Neither fetched nor missed; what of it is held is served.
+    pub unwanted: Bitfield,
+    /// Traded with the ticket's seeder alone: no other neighbour is told of it, and none is served.
+    pub private: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,6 +201,42 @@ pub struct Status {
     pub trades: Vec<TradeStatus>,
     /// Why the ticket's seeder could not be reached, while there is no neighbour at all.
     pub trouble: Option<String>,
+    /// Who broke the protocol lately, the latest first.
+    pub banned: Vec<Banned>,
+    /// Who is connected.
+    pub peers: Vec<Met>,
+    /// Who was told that it is not approved yet, the latest first.
+    pub unapproved: Vec<Knocked>,
+    /// Number of the newest list of members that is known, 0 for none.
+    pub members: u64,
+}
+
+/// A neighbour.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Met {
+    pub peer: PeerId,
+    pub address: Option<IpAddr>,
+    pub is_seeder: bool,
+}
+
+/// A peer that is not approved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Knocked {
+    pub peer: PeerId,
+    pub address: Option<IpAddr>,
+    /// When it asked last.
+    pub ago: Duration,
+}
+
+/// A peer that is neither dialed nor let in for a while.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Banned {
+    pub peer: PeerId,
+    pub address: Option<IpAddr>,
+    pub why: String,
+    /// Since when, and for how long yet.
+    pub ago: Duration,
+    pub left: Duration,
 }
 
 #[derive(Clone, Debug)]
@@ -182,6 +259,10 @@ pub enum Error {
     Listen { address: SocketAddr, reason: String },
     #[error("the peer has stopped")]
     Stopped,
+    #[error("a list of members that does not count: {0}")]
+    Members(String),
+    #[error("a release that does not count: {0}")]
+    Release(String),
     #[error("cannot keep block {cid}")]
     Store {
         cid: Cid,
@@ -203,10 +284,14 @@ pub enum Error {
 pub enum LookupError {
     #[error("the seeder has no image {}", describe(.0))]
     Unknown(Query),
+    #[error("the seeder says no: {0}")]
+    Refused(String),
     #[error("the seeder's image is not believed: {0}")]
     NotBelieved(String),
     #[error("the ticket is of another swarm: {0}")]
     OtherSwarm(String),
+    #[error("the publisher revoked this node's key {0}")]
+    Revoked(PeerId),
     #[error("the peer has stopped")]
     Stopped,
 }
@@ -215,5 +300,6 @@ fn describe(query: &Query) -> String {
     match query {
         Query::Name(name) => name.to_string(),
         Query::Image(image) => image.to_string(),
+        Query::Host(query) => format!("for host {}", query.host),
     }
 }

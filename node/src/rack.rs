@@ -7,8 +7,9 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process_group};
 use shoal_proto::zone::{Zone, ZoneError};
+
+use crate::command;
 
 /// How long a rack command may take.
 pub const COMMAND_MAX: Duration = Duration::from_secs(10);
@@ -49,7 +50,7 @@ fn ask_within(command: &str, patience: Duration) -> Result<Zone, Error> {
         .map_err(failed)?;
     let answered = wait(&mut child, deadline);
     if !matches!(answered, Ok(Some(_))) {
-        end(&mut child);
+        command::end(&mut child);
     }
     let (line, status) = answered
         .map_err(failed)?
@@ -90,14 +91,6 @@ fn wait(child: &mut Child, deadline: Instant) -> io::Result<Option<(String, Exit
         }
         thread::sleep(EXIT_INTERVAL);
     }
-}
-
-/// Kills the command and what it started. One that ended meanwhile is no trouble.
-fn end(child: &mut Child) {
-    if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
-        let _ = kill_process_group(group, Signal::KILL);
-    }
-    let _ = child.wait();
 }
 
 #[cfg(test)]

@@ -4,8 +4,15 @@
 //! DATA/                     0700, one process at a time
 //!   lock                    flock, holds the pid
 //!   key                     the node's identity, 0600
+//!   control                 socket of the command at work, for `status` (control.rs)
+//!   members/KEY             the newest list of members that this publisher signed, as `root` below
+//!   channels/KEY-CHANNEL    the newest release of a channel that this publisher signed, as `root` below
+//!   agent.json              how far the agent is with a release (agent/life.rs): replaced whole
 //!   targets/NAME/           one installed or half-installed tree; NAME is a hash of its absolute path
 //!     record.json           which images, how far: replaced whole
+//!     pending.json          which scripts of the cluster ran, while not all of them did
+//!     scripts/              what they said
+//!     identity/             what makes the machine this one, while its tree is replaced (identity.rs)
 //!     images/IMAGE/         each image that the record names
 //!       root                the signed root record: 64 bytes of signature, then the payload
 //!       manifest            its manifest
@@ -18,9 +25,12 @@
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use shoal_proto::assignment::Stage;
 use shoal_proto::cid::Cid;
 use shoal_proto::image::RootRecord;
-use shoal_proto::signing::{Keypair, SIGNATURE_BYTES, Signed};
+use shoal_proto::members::Members;
+use shoal_proto::release::{Channel, Release};
+use shoal_proto::signing::{Keypair, PublicKey, SIGNATURE_BYTES, Signed, Statement};
 
 use crate::durable::{self, DirLock};
 use crate::keys;
@@ -78,6 +88,42 @@ pub struct Record {
     /// The image before this one, which a rollback returns to.
     #[serde(default)]
     pub previous: Option<Previous>,
+    /// What the cluster file says of the machine, when it is in one.
+    #[serde(default)]
+    pub layered: Option<Layered>,
+}
+
+/// An image with layers over it, which is recorded as one image of its own: their fold.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layered {
+    /// By which name the cluster file knows the machine.
+    pub host: String,
+    /// Id of the image below all layers.
+    pub image: String,
+    /// Their names, the lowest first.
+    pub layers: Vec<String>,
+    /// What the lists of the cluster file leave to the machine: rules before the default ones.
+    pub rules: Vec<String>,
+}
+
+/// Scripts that are under way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pending {
+    pub stage: String,
+    /// Id of what the tree is to be.
+    pub image: String,
+    /// Those that ran, by the hash of their content and their names.
+    pub done: Vec<String>,
+}
+
+impl Pending {
+    pub(crate) fn of(stage: Stage, image: &Cid) -> Self {
+        Self { stage: stage.name().to_owned(), image: image.to_string(), done: Vec::new() }
+    }
+
+    pub(crate) fn is_of(&self, stage: Stage, image: &Cid) -> bool {
+        self.stage == stage.name() && self.image == image.to_string()
+    }
 }
 
 /// An image that a tree held before.
@@ -85,6 +131,8 @@ pub struct Record {
 pub struct Previous {
     pub image: String,
     pub name: Option<String>,
+    #[serde(default)]
+    pub layered: Option<Layered>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,6 +167,10 @@ impl State {
         let lock = DirLock::take(dir)?;
         let key = keys::load_or_create(&dir.join("key"))?;
         Ok(Self { dir: dir.to_owned(), key, _lock: lock })
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// The state of the tree at `target`, which must exist.
@@ -179,20 +231,84 @@ impl TargetState {
     }
 
     pub fn root(&self, image: &Cid) -> Result<Option<Signed<RootRecord>>, Error> {
-        let path = self.image_dir(image).join("root");
-        let Some(mut signature) = durable::read(&path)? else { return Ok(None) };
-        if signature.len() < SIGNATURE_BYTES {
-            return Err(Error::Damaged { path, why: format!("{} bytes", signature.len()) });
-        }
-        let payload = signature.split_off(SIGNATURE_BYTES);
-        Ok(Some(Signed::from_parts(payload, signature)))
+        read_signed(&self.image_dir(image).join("root"))
     }
 
     pub fn write_root(&self, root: &Signed<RootRecord>) -> Result<(), Error> {
-        let dir = self.image_dir(&root.cid());
-        durable::create_private_dir(&dir)?;
-        let bytes = [root.signature(), root.payload()].concat();
-        Ok(durable::write(&dir.join("root"), &bytes, durable::PRIVATE)?)
+        write_signed(&self.image_dir(&root.cid()).join("root"), root)
+    }
+
+    /// What scripts said.
+    pub fn scripts_dir(&self) -> PathBuf {
+        self.dir.join("scripts")
+    }
+
+    /// What makes the machine this one, while its tree is replaced.
+    pub(crate) fn identity_dir(&self) -> PathBuf {
+        self.dir.join("identity")
+    }
+
+    fn pending_path(&self) -> PathBuf {
+        self.dir.join("pending.json")
+    }
+
+    /// Scripts that are under way.
+    pub fn pending(&self) -> Result<Option<Pending>, Error> {
+        let path = self.pending_path();
+        let Some(bytes) = durable::read(&path)? else { return Ok(None) };
+        serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|error| Error::Damaged { path, why: error.to_string() })
+    }
+
+    pub fn write_pending(&self, pending: Option<&Pending>) -> Result<(), Error> {
+        let path = self.pending_path();
+        let Some(pending) = pending else {
+            return match std::fs::remove_file(&path) {
+                Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                    Err(durable::Error::Write { path, source }.into())
+                }
+                _ => Ok(()),
+            };
+        };
+        durable::create_private_dir(&self.dir)?;
+        let text = serde_json::to_vec_pretty(pending).expect("names are plain data");
+        Ok(durable::write(&path, &text, durable::PRIVATE)?)
+    }
+
+    fn members_path(&self, publisher: &PublicKey) -> PathBuf {
+        self.data_dir().join("members").join(publisher.to_peer_id().to_string())
+    }
+
+    /// The newest list of members of a publisher that this node knows, whatever the target.
+    pub fn members(&self, publisher: &PublicKey) -> Result<Option<Signed<Members>>, Error> {
+        read_signed(&self.members_path(publisher))
+    }
+
+    pub fn write_members(&self, publisher: &PublicKey, members: &Signed<Members>) -> Result<(), Error> {
+        write_signed(&self.members_path(publisher), members)
+    }
+
+    fn release_path(&self, publisher: &PublicKey, channel: &Channel) -> PathBuf {
+        self.data_dir().join("channels").join(format!("{}-{channel}", publisher.to_peer_id()))
+    }
+
+    /// The newest release of a publisher's channel that this node knows.
+    pub fn release(
+        &self,
+        publisher: &PublicKey,
+        channel: &Channel,
+    ) -> Result<Option<Signed<Release>>, Error> {
+        read_signed(&self.release_path(publisher, channel))
+    }
+
+    pub fn write_release(
+        &self,
+        publisher: &PublicKey,
+        channel: &Channel,
+        release: &Signed<Release>,
+    ) -> Result<(), Error> {
+        write_signed(&self.release_path(publisher, channel), release)
     }
 
     /// Forgets images that the record does not name.
@@ -210,10 +326,33 @@ impl TargetState {
     }
 }
 
+fn read_signed<T: Statement>(path: &Path) -> Result<Option<Signed<T>>, Error> {
+    let Some(mut signature) = durable::read(path)? else { return Ok(None) };
+    if signature.len() < SIGNATURE_BYTES {
+        return Err(Error::Damaged { path: path.to_owned(), why: format!("{} bytes", signature.len()) });
+    }
+    let payload = signature.split_off(SIGNATURE_BYTES);
+    Ok(Some(Signed::from_parts(payload, signature)))
+}
+
+fn write_signed<T: Statement>(path: &Path, signed: &Signed<T>) -> Result<(), Error> {
+    durable::create_private_dir(path.parent().unwrap_or(path))?;
+    let bytes = [signed.signature(), signed.payload()].concat();
+    Ok(durable::write(path, &bytes, durable::PRIVATE)?)
+}
+
 impl Record {
     fn names(&self) -> impl Iterator<Item = &String> {
         let previous = self.previous.as_ref().map(|previous| &previous.image);
         self.owners.iter().chain([&self.image]).chain(previous)
+    }
+
+    /// The published image below all layers; without any, the image itself.
+    pub fn published_image(&self) -> Option<Cid> {
+        match &self.layered {
+            Some(layered) => layered.image.parse().ok(),
+            None => self.image(),
+        }
     }
 
     /// The image that is complete or under way.
@@ -249,7 +388,8 @@ mod tests {
             lost: vec![DriftKind::Owner],
             owners: vec![Cid::of(b"owner").to_string()],
             rolling_back: false,
-            previous: Some(Previous { image: Cid::of(b"previous").to_string(), name: None }),
+            previous: Some(Previous { image: Cid::of(b"previous").to_string(), name: None, layered: None }),
+            layered: Some(Layered { host: "node07".into(), ..Layered::default() }),
         };
         let root = Signed::<RootRecord>::from_parts(vec![1, 2, 3], vec![9; SIGNATURE_BYTES]);
         {

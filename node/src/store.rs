@@ -7,6 +7,8 @@
 //!   packs/00000001.pack  records of blocks, at most 1 GiB each                              (pack.rs)
 //!   index/               sled: place -> CID; deleted and made again whenever in doubt       (index.rs)
 //! ```
+//! All but the index go through one door, where a test sees and stops each access (disk.rs).
+//!
 //! **Durability.** When [`Store::put`] returns, the record is written to the file: it survives a killed process, and
 //! not yet a power failure. A node announces a piece at that moment and does not wait for the disk: a `have` held back
 //! by a group commit would stretch the swarm's ramp, while a piece lost to a power failure costs one fetch. Whatever
@@ -28,12 +30,12 @@
 
 mod checkpoint;
 mod collect;
+mod disk;
 mod index;
 mod pack;
 mod recover;
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -42,12 +44,14 @@ use shoal_proto::cid::Cid;
 
 use crate::block::EncodedBlock;
 use checkpoint::{Checkpoint, Summary};
+use disk::Disk;
 use index::Change;
 use pack::{Header, Pack, RECORD_HEADER_BYTES, RECORDS_START};
 
 pub use collect::{Fsck, Reclaimed};
+pub use disk::{Access, Witness};
 pub use index::{BlockIndex, Table, TableError};
-pub use pack::Place;
+pub use pack::{Place, read_pack};
 
 /// A store that failed. The texts are what an operator sees.
 #[derive(Debug, thiserror::Error)]
@@ -107,6 +111,7 @@ pub struct Stats {
 pub struct Store {
     dir: PathBuf,
     options: Options,
+    disk: Disk,
     // Locks are taken in this order: commit, writer, blocks.
     commit: Mutex<Committer>,
     writer: Mutex<Writer>,
@@ -159,8 +164,17 @@ impl Store {
 
     /// As [`open`](Self::open), with other sizes. They are not recorded: each opening may choose its own.
     pub fn open_with(dir: &Path, options: Options) -> Result<Self, Error> {
+        Self::open_on(dir, options, Disk::default())
+    }
+
+    /// As [`open_with`](Self::open_with), with a witness of every access to the store's plain files.
+    pub fn open_witnessed(dir: &Path, options: Options, witness: Arc<dyn Witness>) -> Result<Self, Error> {
+        Self::open_on(dir, options, Disk::witnessed(witness))
+    }
+
+    fn open_on(dir: &Path, options: Options, disk: Disk) -> Result<Self, Error> {
         assert!(options.pack_bytes_max <= 3 << 30, "offsets in a pack have 32 bits");
-        recover::open(dir, options)
+        recover::open(dir, options, disk)
     }
 
     /// Appends a block that has been verified, unless the store has it: `false` then. See the module on what survives.
@@ -203,7 +217,7 @@ impl Store {
         };
         let read = pack.read(cid, &place).map_err(|source| Error::Read {
             cid: *cid,
-            pack: pack.path.clone(),
+            pack: pack.path().to_owned(),
             offset: place.offset,
             source,
         })?;
@@ -211,8 +225,8 @@ impl Store {
             return Ok(read);
         }
         self.forget(cid, &place);
-        tracing::warn!(%cid, pack = %pack.path.display(), offset = place.offset, "a stored block is damaged");
-        Err(Error::Damaged { cid: *cid, pack: pack.path.clone(), offset: place.offset })
+        tracing::warn!(%cid, pack = %pack.path().display(), offset = place.offset, "a stored block is damaged");
+        Err(Error::Damaged { cid: *cid, pack: pack.path().to_owned(), offset: place.offset })
     }
 
     /// Whether the store has the block, from memory.
@@ -248,7 +262,7 @@ impl Store {
             unsynced_bytes,
         };
         for pack in blocks.packs.values() {
-            stats.pack_bytes += pack.bytes().map_err(|source| io_error("measure", &pack.path, source))?;
+            stats.pack_bytes += pack.bytes().map_err(|source| io_error("measure", pack.path(), source))?;
         }
         Ok(stats)
     }
@@ -276,7 +290,7 @@ impl Store {
         let place = Place { pack: pack.number, offset, payload_bytes: header.payload_bytes() };
         pack.append(writer.offset, header, payload).map_err(|source| Error::Write {
             cid: header.cid,
-            pack: pack.path.clone(),
+            pack: pack.path().to_owned(),
             offset: writer.offset,
             source,
         })?;
@@ -290,7 +304,7 @@ impl Store {
 
     fn begin_pack(&self, writer: &mut Writer) -> Result<Arc<Pack>, Error> {
         let folder = packs_folder(&self.dir);
-        let pack = Pack::create(&folder, writer.next_pack)
+        let pack = Pack::create(&self.disk, &folder, writer.next_pack)
             .map_err(|source| io_error("begin", &folder.join(pack::pack_name(writer.next_pack)), source))?;
         let pack = Arc::new(pack);
         self.blocks_mut().packs.insert(pack.number, Arc::clone(&pack));
@@ -325,7 +339,7 @@ impl Store {
         };
         if let Err(error) = self.sync_files(&unsynced, folder_unsynced) {
             committer.sync_failed = true;
-            Checkpoint::void(&self.dir);
+            Checkpoint::void(&self.disk, &self.dir);
             return Err(error);
         }
         changes.iter().for_each(|change| committer.summary.change(change));
@@ -334,7 +348,7 @@ impl Store {
         let checkpoint = Checkpoint { pack, offset, summary: committer.summary };
         if committer.checkpoint != Some(checkpoint) {
             checkpoint
-                .write(&self.dir)
+                .write(&self.disk, &self.dir)
                 .map_err(|source| io_error("write the checkpoint of", &self.dir, source))?;
             committer.checkpoint = Some(checkpoint);
         }
@@ -343,12 +357,11 @@ impl Store {
 
     fn sync_files(&self, packs: &[Arc<Pack>], folder_too: bool) -> Result<(), Error> {
         for pack in packs {
-            pack.sync().map_err(|source| io_error("sync", &pack.path, source))?;
+            pack.sync().map_err(|source| io_error("sync", pack.path(), source))?;
         }
         if folder_too {
             let folder = packs_folder(&self.dir);
-            let synced = File::open(&folder).and_then(|folder| folder.sync_all());
-            synced.map_err(|source| io_error("sync", &folder, source))?;
+            self.disk.sync_folder(&folder).map_err(|source| io_error("sync", &folder, source))?;
         }
         Ok(())
     }

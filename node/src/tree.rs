@@ -8,9 +8,11 @@
 //! These are blocking functions with threads of their own; an async caller gives them a thread.
 
 pub mod apply;
+pub mod archive;
 pub mod capture;
 pub mod clear;
 pub mod exclude;
+pub mod export;
 mod itemize;
 mod metadata;
 mod mounts;

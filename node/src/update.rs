@@ -10,17 +10,21 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use serde::Serialize;
+use shoal_proto::assignment::{self, Assignment};
 use shoal_proto::cid::Cid;
 use shoal_proto::exchange::Bitfield;
 use shoal_proto::image::{ImageName, ImagePath, Manifest, PieceIndex};
-use shoal_proto::wire::{ByteRanges, Query};
+use shoal_proto::wire::{Answer, ByteRanges, Query};
 
-use crate::change::Change;
+use crate::change::{Change, Destination};
+use crate::goal::{self, Goal, HostOptions, Part, PartSink};
+use crate::identity;
 use crate::join::{self, JoinOptions, Membership, blocking, peak_rss_bytes, verified_in};
 use crate::manifest::{self, read_manifest};
-use crate::peer::{self, BoxError, Lacking, ListKind, Peer, PieceSink};
+use crate::peer::{self, BoxError, Lacking, Peer, PieceSink, TradeHandle};
 use crate::progress::{Monitor, Stage};
-use crate::state::{self, Phase, Previous, Record, State, TargetState};
+use crate::scripts::{self, Setting};
+use crate::state::{self, Layered, Phase, Previous, Record, State, TargetState};
 use crate::store::{self, Store};
 use crate::tree::Item;
 use crate::tree::rules::RulesError;
@@ -37,7 +41,19 @@ pub struct TreeOptions {
     pub switch: bool,
     /// Most raw bytes that are kept for a rollback.
     pub keep_bytes: u64,
+    /// The machine's own rules and the default ones do not count: what an install in place of a whole tree would not
+    /// leave alone, this does not.
+    pub whole: bool,
 }
+
+impl Default for TreeOptions {
+    fn default() -> Self {
+        Self { rules: None, delete: false, switch: false, keep_bytes: KEEP_BYTES, whole: false }
+    }
+}
+
+/// Most raw bytes that are kept for a rollback when nobody says otherwise.
+pub const KEEP_BYTES: u64 = 4 << 30;
 
 /// What to update, and to what.
 #[derive(Debug)]
@@ -45,6 +61,7 @@ pub struct UpdateOptions {
     pub join: JoinOptions,
     /// Overrides the ticket's image.
     pub image: Option<ImageName>,
+    pub host: HostOptions,
     /// A tree that was installed or updated by this node, or any other one.
     pub target: PathBuf,
     /// The node's state directory.
@@ -70,8 +87,16 @@ pub enum Error {
     Lacking { image: Cid, lacking_bytes: u64 },
     #[error("{lacking_bytes} bytes of image {image} were not kept on this machine: update to it instead")]
     NotKept { image: Cid, lacking_bytes: u64 },
+    #[error("the cluster file lays other layers over the image by now: update instead")]
+    LayersChanged,
     #[error("something is mounted on {path}, which was left as it is{}; unmount and run again", .others.checked_sub(1).map(|_| format!(", and on {others} other paths")).unwrap_or_default())]
     Busy { path: ImagePath, others: usize },
+    #[error(transparent)]
+    Goal(#[from] goal::Error),
+    #[error(transparent)]
+    Scripts(#[from] scripts::Error),
+    #[error(transparent)]
+    Identity(#[from] identity::Error),
     #[error(transparent)]
     State(#[from] state::Error),
     #[error(transparent)]
@@ -93,6 +118,9 @@ pub enum Error {
 pub struct ChangeReport {
     pub image: String,
     pub name: Option<String>,
+    /// What the cluster file laid over an image: then `image` is their fold.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layered: Option<Layered>,
     pub entries: u64,
     pub bytes_from_seeder: u64,
     pub bytes_from_peers: u64,
@@ -160,10 +188,16 @@ pub async fn update(options: UpdateOptions, monitor: &dyn Monitor) -> Result<Out
     let state = State::open(&options.data)?;
     let target = state.target(&options.target)?;
     let change = Change::of(target.clone(), &options.target, options.tree)?;
-    let name = options.image.or_else(|| options.join.ticket.image.clone()).ok_or(Error::NoImageNamed)?;
+    let named = options.join.ticket.image.clone();
     let membership = Membership::join(state.key.clone(), options.join, &target, started).await?;
-    let run = Run { state, target, change: Arc::new(change), membership };
-    run.bring(Query::Name(name), options.dry_run, monitor).await
+    let assignment = membership.ask(&options.host, options.image.as_ref(), monitor).await?;
+    let wanted = match &assignment {
+        Some(said) => Query::Image(said.image_id),
+        None => Query::Name(options.image.or(named).ok_or(Error::NoImageNamed)?),
+    };
+    let run = Run { state, target, change: Arc::new(change), membership, path: options.target };
+    let excluded = assignment.as_ref().map_or_else(Vec::new, |said| said.lists.exclude_update.clone());
+    run.bring(Wanted { query: wanted, assignment, excluded, only: None }, options.dry_run, monitor).await
 }
 
 /// Returns a tree to the image before the present one, from what is on this machine.
@@ -174,14 +208,16 @@ pub fn rollback(data: &Path, target: &Path, options: TreeOptions) -> Result<Chan
     let change = Change::of(tree.clone(), target, options)?;
     let record = change.record().ok_or_else(|| Error::NotInstalled(target.to_owned()))?;
     let back = if record.phase == Phase::Updating && record.rolling_back {
-        Some(Previous { image: record.image.clone(), name: record.name.clone() })
+        let Record { image, name, layered, .. } = record.clone();
+        Some(Previous { image, name, layered })
     } else {
         record.previous.clone()
     };
     let back = back.ok_or_else(|| Error::NoPrevious(target.to_owned()))?;
     let image: Cid = back.image.parse().map_err(|_| Error::NoPrevious(target.to_owned()))?;
     let goal = Arc::new(read_manifest(&tree, &image)?);
-    local(&change, &tree, &goal, (image, back.name), true, started).map_err(|error| match error {
+    let to = Destination { image, name: back.name, layered: back.layered };
+    local(&change, &tree, &goal, to, true, started).map_err(|error| match error {
         // A rollback asks no swarm.
         Error::Lacking { image, lacking_bytes } => Error::NotKept { image, lacking_bytes },
         other => other,
@@ -205,14 +241,30 @@ pub async fn repair(
     let image = record.image().ok_or_else(|| Error::NotInstalled(target.to_owned()))?;
     let goal = Arc::new(read_manifest(&tree, &image)?);
     let done = {
-        let (change, tree, name) = (change.clone(), tree.clone(), record.name.clone());
-        blocking(move || local(&change, &tree, &goal, (image, name), false, started)).await
+        let (change, tree) = (change.clone(), tree.clone());
+        let to = Destination { image, name: record.name.clone(), layered: record.layered.clone() };
+        blocking(move || local(&change, &tree, &goal, to, false, started)).await
     };
     match (done, join) {
         (Err(Error::Lacking { .. }), Some(join)) => {
             let membership = Membership::join(state.key.clone(), join, &tree, started).await?;
-            let run = Run { state, target: tree, change, membership };
-            match run.bring(Query::Image(image), false, monitor).await? {
+            let assignment = match &record.layered {
+                // What the layers had is asked for by the name that they are given to.
+                Some(layered) => {
+                    let host = layered.host.parse().map_err(|_| Error::NotInstalled(target.to_owned()))?;
+                    let host = HostOptions { host: Some(host), ..HostOptions::default() };
+                    let image = record.name.as_ref().and_then(|name| name.parse().ok());
+                    membership.ask(&host, image.as_ref(), monitor).await?
+                }
+                None => None,
+            };
+            let query = Query::Image(record.published_image().unwrap_or(image));
+            let excluded =
+                assignment.as_ref().map_or_else(Vec::new, |said| said.lists.exclude_update.clone());
+            let path = target.to_owned();
+            let run = Run { state, target: tree, change, membership, path };
+            match run.bring(Wanted { query, assignment, excluded, only: Some(image) }, false, monitor).await?
+            {
                 Outcome::Done(updated) => {
                     let report = updated.report.clone();
                     updated.leave().await;
@@ -230,32 +282,33 @@ fn local(
     change: &Change,
     target: &TargetState,
     goal: &Arc<Manifest>,
-    (image, name): (Cid, Option<String>),
+    to: Destination,
     rolling_back: bool,
     started: Instant,
 ) -> Result<ChangeReport, Error> {
-    let update = change.prepare(goal, image)?;
+    let image = to.image;
+    let update = change.prepare(goal, &to)?;
     if update.wanted().count() > 0 {
         return Err(Error::Lacking { image, lacking_bytes: update.lacking_bytes() });
     }
     let planned = Instant::now();
     // Empty, but for what an interrupted update fetched.
     let blocks = Store::open(&target.store_dir())?;
-    let done = change.perform(&update, &blocks, image, name.clone(), rolling_back)?;
-    Ok(report(&update, &done, image, name, started, planned))
+    let done = change.perform(&update, &blocks, to.clone(), rolling_back)?;
+    Ok(report(&update, &done, to, started, planned))
 }
 
 fn report(
     update: &Update,
     done: &UpdateReport,
-    image: Cid,
-    name: Option<String>,
+    to: Destination,
     started: Instant,
     planned: Instant,
 ) -> ChangeReport {
     ChangeReport {
-        image: image.to_string(),
-        name,
+        image: to.image.to_string(),
+        name: to.name,
+        layered: to.layered,
         entries: update.goal().tree().len() as u64,
         bytes_reused: done.reused_bytes,
         created: done.created,
@@ -272,62 +325,66 @@ fn report(
     }
 }
 
+/// What a tree is to become, as it is asked for.
+pub(crate) struct Wanted {
+    pub(crate) query: Query,
+    pub(crate) assignment: Option<Assignment>,
+    /// Patterns of what is left alone besides what every run leaves alone.
+    pub(crate) excluded: Vec<String>,
+    /// Nothing else will do.
+    pub(crate) only: Option<Cid>,
+}
+
 /// One run with the swarm: everything that its steps share.
-struct Run {
-    state: State,
-    target: TargetState,
-    change: Arc<Change>,
-    membership: Membership,
+pub(crate) struct Run {
+    pub(crate) state: State,
+    pub(crate) target: TargetState,
+    pub(crate) change: Arc<Change>,
+    pub(crate) membership: Membership,
+    pub(crate) path: PathBuf,
 }
 
 impl Run {
-    async fn bring(self, wanted: Query, dry_run: bool, monitor: &dyn Monitor) -> Result<Outcome, Error> {
-        let Self { state, target, change, membership } = self;
-        let (answer, root) = membership.look_up(wanted, monitor).await.map_err(join::Error::from)?;
-        let image = root.cid();
-        let name = match &answer.query {
-            Query::Name(name) => Some(name.to_string()),
-            Query::Image(_) => change.record().and_then(|record| record.name.clone()),
-        };
-        target.write_root(&root)?;
-        let goal = membership.fetch_manifest(&root, &target, monitor).await?;
+    pub(crate) async fn bring(
+        self,
+        wanted: Wanted,
+        dry_run: bool,
+        monitor: &dyn Monitor,
+    ) -> Result<Outcome, Error> {
+        let Self { state, target, change, membership, path } = self;
+        let Wanted { query, assignment, excluded, only } = wanted;
+        let (answer, root) = membership.look_up(query, monitor).await.map_err(join::Error::from)?;
+        let place = (&target, &state.key);
+        let goal = membership.fetch_goal(&root, assignment.as_ref(), &[], place, monitor).await?;
+        if only.is_some_and(|only| only != goal.id) {
+            return Err(Error::LayersChanged);
+        }
+        let to = destination(&goal, &answer, root.cid(), assignment.as_ref(), &excluded, change.record());
         membership.tell(Stage::Planning, monitor).await;
-        let (planner, planned) = (change.clone(), goal.clone());
-        let update = blocking(move || planner.prepare(&planned, image)).await?;
+        let (planner, planned, planned_to) = (change.clone(), goal.manifest.clone(), to.clone());
+        let update = blocking(move || planner.prepare(&planned, &planned_to)).await?;
         let planned = Instant::now();
         if dry_run {
             let items = update.items();
             let lacking_bytes = update.lacking_bytes();
             membership.leave().await;
-            return Ok(Outcome::Planned(DryRun { image: image.to_string(), items, lacking_bytes }));
+            return Ok(Outcome::Planned(DryRun { image: to.image.to_string(), items, lacking_bytes }));
         }
         update.check()?;
         membership.learn(answer);
-        let list = goal.content().clone();
-        let (store, resumed) = (membership.store.clone(), list.clone());
-        let mut held = blocking(move || verified_in(&store, &resumed, |_, _| Ok::<(), Error>(()))).await?;
-        let (in_tree, wanted) = (update.held(), update.wanted());
-        let mut unwanted = Bitfield::empty(list.len());
-        let mut pieces_fetched = 0;
-        for piece in list.indexes() {
-            if in_tree.contains(piece) {
-                held.insert(piece);
-            } else if !wanted.contains(piece) {
-                unwanted.insert(piece);
-            } else {
-                pieces_fetched += u64::from(!held.contains(piece));
-            }
+        let (trades, pieces_fetched) = trade(&membership, &goal.parts, &update).await?;
+        for trade in trades {
+            membership.watch(Stage::Pieces, monitor, trade.completed()).await?;
         }
-        let blocks = update.blocks();
-        membership.serve_tree(blocks.clone());
-        let sink = Arc::new(PartSink(blocks));
-        let trade = membership.peer.trade_without(list, ListKind::Content, held, unwanted, sink).await?;
-        membership.watch(Stage::Pieces, monitor, trade.completed()).await?;
         let fetched = Instant::now();
         membership.tell(Stage::Metadata, monitor).await;
-        let (performer, store, named) = (change, membership.store.clone(), name.clone());
+        let (performer, store, performed_to) = (change, membership.store.clone(), to.clone());
+        // A repair is no update: nothing new comes.
+        let assignment = assignment.filter(|_| only.is_none());
+        let setting =
+            assignment.map(|assignment| Setting { assignment, target: path, goal: goal.id, state: target });
         let (update, done) = blocking(move || {
-            let done = performer.perform(&update, &store, image, named, false)?;
+            let done = perform(&performer, &update, &store, performed_to, setting.as_ref())?;
             Ok::<_, Error>((update, done))
         })
         .await?;
@@ -341,16 +398,96 @@ impl Run {
             pieces_fetched,
             fetch_s: (fetched - planned).as_secs_f64(),
             apply_s: fetched.elapsed().as_secs_f64(),
-            ..report(&update, &done, image, name, membership.started, planned)
+            ..report(&update, &done, to, membership.started, planned)
         };
         Ok(Outcome::Done(Box::new(Updated { report, membership, _state: state })))
     }
 }
 
-/// Pieces end in the store; what the tree has of them need not travel.
-struct PartSink(TreeBlocks);
+/// Makes the tree the goal, with the scripts before and after.
+fn perform(
+    change: &Change,
+    update: &Update,
+    blocks: &Store,
+    to: Destination,
+    setting: Option<&Setting>,
+) -> Result<UpdateReport, Error> {
+    let Some(setting) = setting else { return change.perform(update, blocks, to, false) };
+    // Where nothing changes there is nothing to prepare for, unless an earlier run was interrupted after it.
+    let interrupted = setting.is_pending(assignment::Stage::PostUpdate)?;
+    if update.plan().is_empty() && !interrupted {
+        return change.perform(update, blocks, to, false);
+    }
+    if !interrupted {
+        setting.run(assignment::Stage::PreUpdate)?;
+        setting.expect(assignment::Stage::PostUpdate)?;
+    }
+    let done = change.perform(update, blocks, to, false)?;
+    if change.is_whole() {
+        let Assignment { identity, host, .. } = &setting.assignment;
+        identity::settle_name(&setting.target, *identity, host)?;
+    }
+    setting.run(assignment::Stage::PostUpdate)?;
+    Ok(done)
+}
 
-impl PieceSink for PartSink {
+/// What the record will say of a goal. `published`: the image below all layers.
+pub(crate) fn destination(
+    goal: &Goal,
+    answer: &Answer,
+    published: Cid,
+    assignment: Option<&Assignment>,
+    excluded: &[String],
+    record: Option<&Record>,
+) -> Destination {
+    let name = match (&answer.query, assignment) {
+        (_, Some(said)) => Some(said.image.to_string()),
+        (Query::Name(name), None) => Some(name.to_string()),
+        _ => record.and_then(|record| record.name.clone()),
+    };
+    let layered = assignment.map(|said| Layered {
+        host: said.host.to_string(),
+        image: published.to_string(),
+        layers: said.layers.iter().map(|layer| layer.name.to_string()).collect(),
+        rules: goal::rules(excluded, said),
+    });
+    Destination { image: goal.id, name, layered }
+}
+
+/// Begins to trade what an update lacks, of which the tree serves what it has; says how many pieces have to come.
+pub(crate) async fn trade(
+    membership: &Membership,
+    parts: &[Arc<Part>],
+    update: &Update,
+) -> Result<(Vec<TradeHandle>, u64), Error> {
+    let blocks = update.blocks();
+    membership.serve_tree(blocks.clone());
+    let (in_tree, wanted) = (update.held(), update.wanted());
+    let sink = Arc::new(Fetched(blocks));
+    let (mut trades, mut pieces_fetched) = (Vec::new(), 0);
+    for part in parts {
+        let (store, resumed) = (membership.store.clone(), part.list.clone());
+        let mut held = blocking(move || verified_in(&store, &resumed, |_, _| Ok::<(), Error>(()))).await?;
+        let mut unwanted = Bitfield::empty(part.list.len());
+        for piece in part.list.indexes() {
+            match part.place(piece) {
+                Some(place) if in_tree.contains(place) => drop(held.insert(piece)),
+                Some(place) if wanted.contains(place) => {
+                    pieces_fetched += u64::from(!held.contains(piece));
+                }
+                _ => drop(unwanted.insert(piece)),
+            }
+        }
+        let sink = Arc::new(PartSink { part: part.clone(), sink: sink.clone() });
+        trades.push(membership.peer.trade_listing(part.listing(held, unwanted), sink).await?);
+    }
+    Ok((trades, pieces_fetched))
+}
+
+/// Pieces end in the store; what the tree has of them need not travel.
+struct Fetched(TreeBlocks);
+
+impl PieceSink for Fetched {
     fn write(&self, _: PieceIndex, _: &[u8]) -> Result<(), BoxError> {
         Ok(())
     }

@@ -50,10 +50,11 @@ pub fn verify_target(
 ) -> Result<Verification, Error> {
     let started = Instant::now();
     let (record, manifest) = update::installed(data, target)?;
+    let further = record.layered.as_ref().map_or(&[][..], |layered| &layered.rules);
     let rules = match rules_of {
         RulesChoice::None => Rules::none(),
-        RulesChoice::OfTree => Rules::load(target, None)?,
-        RulesChoice::File(file) => Rules::load(target, Some(file))?,
+        RulesChoice::OfTree => Rules::load_with(target, None, further)?,
+        RulesChoice::File(file) => Rules::load_with(target, Some(file), further)?,
     };
     let rules = match rules_of {
         RulesChoice::None => rules,

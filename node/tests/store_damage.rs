@@ -285,6 +285,10 @@ const DAMAGES: &[(&str, Damage)] = &[
         store.overwrite(1, 0, &noise(16));
         NONE
     }),
+    ("half of a pack's header is zeroes", |store| {
+        store.overwrite(1, 12, &[0; 4]);
+        NONE
+    }),
     ("trailing garbage", |store| {
         store.append(store.last().pack, &noise(5000));
         NONE
@@ -397,6 +401,29 @@ fn a_damaged_block_is_reported_once_with_its_place() {
     let text = format!("block {} is damaged in {} at {}", block(5).cid, pack.display(), record.offset);
     assert_eq!(error.to_string(), text);
     assert_eq!(store.get(&block(5).cid).unwrap(), None);
+}
+
+#[test]
+fn a_torn_copy_before_the_checkpoint_hides_no_good_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = || Store::open(folder.path()).unwrap();
+    let (store, pack) = (open(), folder.path().join("packs/00000001.pack"));
+    store.put(&block(0)).unwrap();
+    store.sync().unwrap();
+    let torn = fs::metadata(&pack).unwrap().len();
+    store.discard(&block(0).cid);
+    store.put(&block(0)).unwrap();
+    store.put(&block(1)).unwrap();
+    drop(store);
+    // The power failed: of the second copy, the header arrived.
+    let file = OpenOptions::new().write(true).open(&pack).unwrap();
+    file.write_all_at(&[0; 100], torn + RECORD_HEADER_BYTES).unwrap();
+    open().sync().unwrap();
+    fs::remove_dir_all(folder.path().join("index")).unwrap();
+    let store = open();
+    for n in [0, 1] {
+        assert_eq!(store.get(&block(n).cid).unwrap(), Some(block(n)));
+    }
 }
 
 #[test]

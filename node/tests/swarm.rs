@@ -20,7 +20,8 @@ use std::time::Duration;
 use member::{Collected, Member, Shelf, image, within};
 use shoal_node::block::EncodedBlock;
 use shoal_node::peer::{
-    BoxError, Error, Keypair, Limits, LookupError, Peer, PeerConfig, PeerId, PeerRole, PieceSink, StoreOnly,
+    BoxError, Error, FleetConfig, Keypair, Limits, LookupError, MembersConfig, Peer, PeerConfig, PeerId,
+    PeerRole, PieceSink, StoreOnly,
 };
 use shoal_node::store::Store;
 use shoal_proto::image::PieceIndex;
@@ -170,6 +171,8 @@ async fn a_port_in_use_is_named() {
         rack: Zone::UNKNOWN,
         bootstrap: Vec::<(PeerId, Vec<HostPort>)>::new(),
         limits: Limits::default(),
+        members: MembersConfig::default(),
+        fleet: FleetConfig::default(),
     };
     let error =
         Peer::start(config, store.clone(), store, Arc::new(Shelf(None))).await.unwrap_err().to_string();

@@ -8,12 +8,17 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 use shoal_node::exit::{Usage, interrupted};
+use shoal_node::goal::HostOptions;
 use shoal_node::join::JoinOptions;
 use shoal_node::peer::Limits;
 use shoal_node::rack;
+use shoal_proto::assignment::LayerName;
+use shoal_proto::host::HostName;
 use shoal_proto::rate::Rate;
 use shoal_proto::ticket::Ticket;
 use shoal_proto::zone::{Zone, ZoneError};
+
+use crate::cli::hidden;
 
 /// Says where the machine stands when no option does.
 const RACK_VARIABLE: &str = "SHOAL_RACK";
@@ -46,6 +51,26 @@ pub(crate) struct Member {
     limit_down: Option<Rate>,
     #[command(flatten)]
     place: Place,
+}
+
+/// Who this machine is in the cluster file.
+#[derive(Debug, Args)]
+pub(crate) struct Host {
+    /// Be this host of the cluster file [default: this system's host name]
+    #[arg(long, value_name = "NAME")]
+    host: Option<HostName>,
+    /// Lay this override over all that the cluster file says (can be repeated; the first wins)
+    #[arg(long = "override", value_name = "NAME")]
+    overrides: Vec<LayerName>,
+    /// Take the image alone, whatever the cluster file says
+    #[arg(long, conflicts_with_all = ["host", "overrides"])]
+    alone: bool,
+}
+
+impl Host {
+    pub(crate) fn options(self) -> HostOptions {
+        HostOptions { host: self.host, overrides: self.overrides, alone: self.alone }
+    }
 }
 
 /// Where this machine stands.
@@ -91,9 +116,7 @@ impl Member {
 
 fn read_ticket(argument: &str) -> anyhow::Result<Ticket> {
     let text = match argument.strip_prefix('@') {
-        Some(path) => {
-            std::fs::read_to_string(path).with_context(|| format!("cannot read the ticket from {path}"))?
-        }
+        Some(path) => hidden::read(path).with_context(|| format!("cannot read the ticket from {path}"))?,
         None => argument.to_owned(),
     };
     // A bad ticket can never work: usage.

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
-use shoal_node::update::{ChangeReport, TreeOptions};
+use shoal_node::update::{ChangeReport, KEEP_BYTES, TreeOptions};
 
 use crate::cli::display::write_moved;
 
@@ -20,13 +20,19 @@ pub(crate) struct Tree {
     #[arg(long)]
     switch: bool,
     /// Keep at most so many bytes of what is replaced, for a rollback
-    #[arg(long, value_name = "BYTES", default_value_t = 4 << 30)]
+    #[arg(long, value_name = "BYTES", default_value_t = KEEP_BYTES)]
     keep: u64,
 }
 
 impl Tree {
     pub(crate) fn options(self) -> TreeOptions {
-        TreeOptions { rules: self.rules, delete: self.delete, switch: self.switch, keep_bytes: self.keep }
+        TreeOptions {
+            rules: self.rules,
+            delete: self.delete,
+            switch: self.switch,
+            keep_bytes: self.keep,
+            whole: false,
+        }
     }
 }
 

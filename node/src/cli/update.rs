@@ -12,7 +12,7 @@ use shoal_proto::image::ImageName;
 
 use crate::cli::Common;
 use crate::cli::display::Display;
-use crate::cli::join::{Join, serving};
+use crate::cli::join::{Host, Join, serving};
 use crate::cli::tree::{Tree, print_change};
 
 #[derive(Debug, Args)]
@@ -22,9 +22,11 @@ pub(crate) struct Update {
     /// The tree to change
     #[arg(long, value_name = "DIR")]
     target: PathBuf,
-    /// Update to this image, whatever the ticket names
+    /// Update to this image, whatever the cluster file or the ticket names
     #[arg(long, value_name = "NAME")]
     image: Option<ImageName>,
+    #[command(flatten)]
+    host: Host,
     /// Go on serving for this long once the tree is complete (such as 90s, 10m, 2h)
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration)]
     seed_for: Duration,
@@ -40,12 +42,13 @@ impl Update {
         let options = UpdateOptions {
             join: self.join.options()?,
             image: self.image,
+            host: self.host.options(),
             target: self.target,
             data: common.data(),
             tree: self.tree.options(),
             dry_run: self.dry_run,
         };
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        let runtime = shoal_node::peer::runtime()?;
         runtime.block_on(async {
             let display = Display::new();
             let outcome = update(options, &display).await?;

@@ -42,7 +42,7 @@ impl Verify {
         let tree = self.tree.options();
         if self.repair {
             let join = self.ticket.map(|ticket| self.member.options(&ticket)).transpose()?;
-            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+            let runtime = shoal_node::peer::runtime()?;
             let display = Display::new();
             let report = runtime.block_on(repair(&common.data(), &self.target, tree, join, &display))?;
             display.clear();

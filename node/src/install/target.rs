@@ -61,8 +61,28 @@ pub(super) fn empty(target: &Path) -> Result<(), Error> {
 }
 
 fn entries(dir: &Path) -> io::Result<Vec<DirEntry>> {
-    let all: Vec<DirEntry> = fs::read_dir(dir)?.collect::<io::Result<_>>()?;
-    Ok(all.into_iter().filter(|entry| entry.file_name() != LOST_AND_FOUND).collect())
+    let dir = dir.canonicalize()?;
+    let mounts = mountinfo::read();
+    let below: Vec<&Path> = mounts.iter().map(|mount| mount.point.as_path()).collect();
+    let below: Vec<&Path> =
+        below.into_iter().filter(|point| *point != dir && point.starts_with(&dir)).collect();
+    content(&dir, &below)
+}
+
+/// What counts in a directory: not `lost+found`, and not the way to file systems that are mounted below it for the
+/// tree to come and are as empty.
+fn content(dir: &Path, mounted: &[&Path]) -> io::Result<Vec<DirEntry>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let path = entry.path();
+        let leads_to_mount = mounted.iter().any(|point| point.starts_with(&path));
+        let is_bare = || Ok::<_, io::Error>(leads_to_mount && content(&path, mounted)?.is_empty());
+        if entry.file_name() != LOST_AND_FOUND && !is_bare()? {
+            found.push(entry);
+        }
+    }
+    Ok(found)
 }
 
 /// Why emptying `path`, which is canonical, would hurt more than its content.

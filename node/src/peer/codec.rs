@@ -6,6 +6,7 @@ use std::time::Duration;
 use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use shoal_proto::wire::{BULK_HEADER_BYTES, BulkHeader, DecodeError, FRAME_BYTES_MAX, Frame};
 
+use crate::buffer::Buffer;
 use crate::peer::limits::Pace;
 use crate::peer::serve::Delivery;
 use crate::peer::socket::Meter;
@@ -14,6 +15,8 @@ use crate::peer::socket::Meter;
 const PROGRESS_BYTES: usize = 256 << 10;
 /// How long that many bytes may take: a peer that dribbles holds a share of the inflow budget.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
+/// What of a piece is in one frame of the connection while its path is slow: no message waits for more of it.
+const SLOW_FRAME_BYTES: usize = 16 << 10;
 /// Longest length prefix: enough for `FRAME_BYTES_MAX`.
 const VARINT_BYTES_MAX: usize = 4;
 /// Bytes that a frame's buffer may be allocated with before any of them arrived.
@@ -108,8 +111,8 @@ pub(super) async fn read_payload<R: AsyncRead + Unpin>(
     bytes: usize,
     pace: &Pace,
     mut progress: impl FnMut(),
-) -> Result<Vec<u8>, StreamError> {
-    let mut payload = vec![0; bytes];
+) -> Result<Buffer, StreamError> {
+    let mut payload = Buffer::of_any(bytes);
     for (at, part) in payload.chunks_mut(PROGRESS_BYTES).enumerate() {
         if at > 0 {
             progress();
@@ -144,7 +147,10 @@ pub(super) async fn write_piece<W: AsyncWrite + Unpin>(
     for slice in payload.chunks(pace.slice_bytes()) {
         pace.pass(slice.len()).await;
         written = written.max(meter.taken()) + slice.len() as u64;
-        stream.write_all(slice).await?;
+        let is_slow = meter.ahead() == 0;
+        for part in slice.chunks(if is_slow { SLOW_FRAME_BYTES } else { slice.len() }) {
+            stream.write_all(part).await?;
+        }
         stream.flush().await?;
         meter.reaches(written.saturating_sub(meter.ahead())).await;
     }
@@ -163,7 +169,12 @@ mod tests {
 
     fn frames() -> Vec<Frame> {
         vec![
-            Frame::Hello(Hello { role: PeerRole::Node, ports: vec![4433], rack: "row3/r1".parse().unwrap() }),
+            Frame::Hello(Hello {
+                role: PeerRole::Node,
+                ports: vec![4433],
+                rack: "row3/r1".parse().unwrap(),
+                members: 3,
+            }),
             Frame::PeersWanted,
             Frame::Join { exchange: 3, list: Cid::of(b"list") },
             Frame::Arrived { exchange: 300, piece: 70_000 },

@@ -45,6 +45,11 @@ impl Discovery {
         self.names.contains_key(peer)
     }
 
+    /// The peers that the ticket names.
+    pub(super) fn bootstrap(&self) -> Vec<PeerId> {
+        self.names.keys().copied().collect()
+    }
+
     /// Where to dial a peer that the neighbourhood knows by `addresses`.
     pub(super) fn places(&self, peer: &PeerId, addresses: Vec<SocketAddr>) -> Places {
         let names = self.names.get(peer).map_or(&[][..], Vec::as_slice);

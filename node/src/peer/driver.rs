@@ -4,7 +4,9 @@
 //! neighbour that came or went, time) is followed by all its outputs, which are carried out at once. The loop never waits for a
 //! disk, a socket or another task: what it hands on goes into queues that are bounded and sized not to fill.
 
+mod fleet;
 mod links;
+mod members;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -19,9 +21,13 @@ use libp2p::multiaddr::Protocol;
 use libp2p::swarm::SwarmEvent;
 use libp2p::{Multiaddr, PeerId};
 use rand::Rng;
-use shoal_proto::exchange::{Bitfield, Event, Message, Output, PeerKey, Receipt, Role};
+use shoal_proto::exchange::{Bitfield, Event, Fault, Message, Output, PeerKey, Receipt, Role};
+use shoal_proto::fleet::{Orders, Report};
 use shoal_proto::image::PieceIndex;
+use shoal_proto::members::Members;
 use shoal_proto::neighbourhood::Reason;
+use shoal_proto::release::Release;
+use shoal_proto::signing::Signed;
 use shoal_proto::time::Time;
 use shoal_proto::wire::{Answer, Frame, Hello, PeerRole, Query};
 use shoal_proto::zone::Zone;
@@ -29,16 +35,21 @@ use socket2::{Domain, Socket, Type};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use crate::peer::bans::{Bans, Departed};
 use crate::peer::discovery::Discovery;
+use crate::peer::fleet::{Channels, Heard};
 use crate::peer::limits::Pace;
 use crate::peer::link::{FromLink, InflowBudget, Link, ReceivedPiece, Surroundings};
+use crate::peer::roll::Roll;
 use crate::peer::serve::Shelves;
+use crate::peer::session::{Session, SessionError, Sessions};
 use crate::peer::socket::Meters;
 use crate::peer::trades::{TradeRequest, Trades};
 use crate::peer::transport::{self, BehaviourEvent, Swarm, socket_address};
 use crate::peer::verify::{Failure, FromVerifier, Job, Verifiers};
 use crate::peer::{
-    BlockSource, Directory, Error, LookupError, PeerConfig, Status, StoreOnly, TradeStatus, Traffic,
+    BlockSource, Directory, Error, FleetConfig, Listing, LookupError, Met, PeerConfig, Status, StoreOnly,
+    TradeStatus, Traffic,
 };
 use crate::store::Store;
 
@@ -61,6 +72,20 @@ pub(super) enum Command {
     Lookup { query: Query, accept: Accept, reply: oneshot::Sender<Result<Answer, LookupError>> },
     Trade(Box<TradeRequest>),
     Status { reply: oneshot::Sender<Status> },
+    Members { members: Signed<Members>, reply: oneshot::Sender<Result<(), Error>> },
+    Release { release: Signed<Release>, reply: oneshot::Sender<Result<(), Error>> },
+    Report { report: Box<Report>, is_news: bool },
+    Orders { peer: PeerId, orders: Orders },
+    OpenSession { peer: PeerId, reply: oneshot::Sender<Result<Session, SessionError>> },
+    TakeSessions(mpsc::Sender<Session>),
+}
+
+/// What a driver tells of itself, as it changes.
+pub(super) struct Outlets {
+    pub(super) replicated: watch::Sender<bool>,
+    pub(super) members: watch::Sender<Option<Signed<Members>>>,
+    pub(super) release: watch::Sender<Option<Signed<Release>>>,
+    pub(super) heard: watch::Sender<Heard>,
 }
 
 struct Lookup {
@@ -86,6 +111,14 @@ pub(super) struct Driver {
     links: BTreeMap<PeerKey, Link>,
     by_peer: BTreeMap<PeerId, PeerKey>,
     next_key: u32,
+    roll: Roll,
+    channels: Channels,
+    reporting: fleet::Reporting,
+    reports: Option<mpsc::Sender<(PeerId, Report)>>,
+    lobby: members::Lobby,
+    sessions: Sessions,
+    bans: Bans,
+    departed: Departed,
     trades: Trades,
     lookups: Vec<Lookup>,
     /// Peers without room for this one that may still answer a lookup.
@@ -103,13 +136,16 @@ impl Driver {
         source: Arc<dyn BlockSource>,
         directory: Arc<dyn Directory>,
         commands: mpsc::Receiver<Command>,
-        replicated: watch::Sender<bool>,
+        outlets: Outlets,
     ) -> Result<Self, Error> {
+        let Outlets { replicated, members, release, heard } = outlets;
         let meters = Meters::default();
         let swarm = transport::build(&config.key, &config.secret, &meters)?;
         let (to_driver, from_links) = mpsc::channel(INPUTS_MAX);
         let (verdicts, from_verifiers) = mpsc::channel(INPUTS_MAX);
         let (own, seed) = (*swarm.local_peer_id(), rand::rng().random());
+        let FleetConfig { follow, known, reports } = config.fleet;
+        let publisher = config.members.publisher.clone();
         Ok(Self {
             role: config.role,
             discovery: Discovery::new(config.role, own, config.rack.clone(), config.bootstrap, seed),
@@ -135,6 +171,14 @@ impl Driver {
             links: BTreeMap::new(),
             by_peer: BTreeMap::new(),
             next_key: 0,
+            roll: Roll::new(config.members, members),
+            channels: Channels::new(publisher, follow, known, release),
+            reporting: fleet::Reporting::new(heard),
+            reports,
+            lobby: members::Lobby::default(),
+            sessions: Sessions::default(),
+            bans: Bans::default(),
+            departed: Departed::default(),
             trades: Trades::new(config.limits.up),
             lookups: Vec::new(),
             lingering: Vec::new(),
@@ -224,7 +268,8 @@ impl Driver {
         let graph = self.discovery.graph.poll_timeout();
         let look_up = (!self.lookups.is_empty() && !self.links.is_empty()).then_some(self.look_up_at);
         let silent = self.links.values().filter_map(Link::confirmation_due).min();
-        [self.trades.next_timeout(), graph, look_up, silent].into_iter().flatten().min()
+        let (lobby, report) = (self.lobby.next_timeout(), self.reporting.next_timeout());
+        [self.trades.next_timeout(), graph, look_up, silent, lobby, report].into_iter().flatten().min()
     }
 
     fn handle_time(&mut self) {
@@ -244,11 +289,13 @@ impl Driver {
         silent
             .into_iter()
             .for_each(|key| self.fault(key, "it takes pieces and never says that they arrived"));
+        self.clear_lobby(now);
         if self.discovery.graph.poll_timeout().is_some_and(|due| due <= now) {
             self.discovery.graph.handle_timeout(now);
         }
         self.drain_graph();
-        if self.lookups.is_empty() {
+        self.report_if_due();
+        if self.lookups.is_empty() && !self.reporting.awaits_answer() {
             std::mem::take(&mut self.lingering)
                 .into_iter()
                 .for_each(|key| self.hang_up(key, Reason::Refused));
@@ -282,6 +329,25 @@ impl Driver {
                 // Whoever asked may have gone.
                 let _ = reply.send(self.status());
             }
+            Command::OpenSession { peer, reply } => {
+                self.sessions.want(peer, reply);
+                let link = self.by_peer.get(&peer).and_then(|key| self.links.get(key));
+                if let Some(link) = link.filter(|link| link.hello.is_some()) {
+                    self.swarm.behaviour_mut().streams.open_session(peer, link.connection);
+                }
+            }
+            Command::TakeSessions(taker) => {
+                self.sessions.take(taker);
+                self.swarm.behaviour_mut().streams.take_sessions();
+            }
+            Command::Members { members, reply } => {
+                let _ = reply.send(self.set_members(members).map_err(Error::Members));
+            }
+            Command::Release { release, reply } => {
+                let _ = reply.send(self.set_release(release).map_err(Error::Release));
+            }
+            Command::Report { report, is_news } => self.set_report(*report, is_news),
+            Command::Orders { peer, orders } => self.send_orders(peer, orders),
         }
     }
 
@@ -306,12 +372,16 @@ impl Driver {
             traffic: Traffic { sent_bytes: self.around.sent_bytes.load(Ordering::Relaxed), ..self.traffic },
             trades: trades.collect(),
             trouble: self.trouble.clone(),
+            banned: self.bans.list(self.now()),
+            peers: self.links.values().map(met).collect(),
+            unapproved: self.roll.waiting(self.now()),
+            members: self.roll.number(),
         }
     }
 
     /// Starts a trade, tells every neighbour, and connects those that trade the list already.
     fn start_trade(&mut self, request: TradeRequest, role: Role) -> u32 {
-        let list = request.list.clone();
+        let list = request.listing.list.clone();
         let known = self.trades.find(&list.name()).is_some();
         let number = self.trades.start(request, role, rand::rng().random());
         self.tell_replicated();
@@ -327,8 +397,22 @@ impl Driver {
         number
     }
 
+    /// Whether a neighbour may know of a trade. What is private, a node trades with its ticket's seeder alone, and a
+    /// seeder with those whom it offers it to.
+    fn may_know(&self, key: PeerKey, number: u32) -> bool {
+        let (Some(link), Some(trade)) = (self.links.get(&key), self.trades.get(number)) else { return false };
+        !trade.private
+            || match self.role {
+                PeerRole::Node => self.discovery.is_bootstrap(&link.peer),
+                PeerRole::Seeder => self.directory.offer(&trade.list.name(), &link.peer).is_some(),
+            }
+    }
+
     /// Says by which number this side calls a list, once to each neighbour.
     fn tell_join(&mut self, key: PeerKey, number: u32) {
+        if !self.may_know(key, number) {
+            return;
+        }
         let (Some(link), Some(trade)) = (self.links.get_mut(&key), self.trades.get_mut(number)) else {
             return;
         };
@@ -340,6 +424,9 @@ impl Driver {
 
     /// Both sides trade the list: tells the exchange, once.
     fn connect_if_joined(&mut self, now: Time, key: PeerKey, number: u32) {
+        if !self.may_know(key, number) {
+            return;
+        }
         let (Some(link), Some(trade)) = (self.links.get_mut(&key), self.trades.get_mut(number)) else {
             return;
         };
@@ -374,6 +461,7 @@ impl Driver {
                 let peer = self.links.get(&from).map(|link| link.peer.to_string());
                 let peer = peer.as_deref().unwrap_or("a peer that has gone");
                 tracing::warn!(peer, %piece, %why, "refused a corrupt piece");
+                self.blame_departed(from, &Fault::Corrupt.to_string());
                 let Some(trade) = self.trades.get_mut(number) else { return };
                 self.traffic.corrupt_bytes += u64::from(trade.list.piece(piece).raw_bytes);
                 trade.exchange.handle_corrupt(now, piece);
@@ -449,6 +537,10 @@ impl Driver {
             Event::Held { .. } | Event::Corrupt { .. } | Event::Duplicate { .. } | Event::Sent { .. } => {}
         }
     }
+}
+
+fn met(link: &Link) -> Met {
+    Met { peer: link.peer, address: link.remote_ip, is_seeder: link.is_seeder() }
 }
 
 /// Fails when somebody listens on the address already; an IPv6 listener takes no IPv4 connections, here as there.

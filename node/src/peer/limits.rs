@@ -7,6 +7,8 @@ use shoal_proto::rate::{Bucket, Rate};
 use shoal_proto::time::Time;
 use tokio::time::Instant;
 
+use crate::peer::muxer::FRAME_PAYLOAD_BYTES;
+
 /// Limits of what a peer moves, in bytes of pieces as they travel: messages between peers and the headers of the
 /// network come on top.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,8 +21,8 @@ pub struct Limits {
     pub down: Option<Rate>,
 }
 
-/// Bytes moved at once where nothing is limited: four Yamux frames.
-pub(super) const SLICE_BYTES: usize = 64 << 10;
+/// Bytes moved at once where nothing is limited.
+pub(super) const SLICE_BYTES: usize = FRAME_PAYLOAD_BYTES;
 
 /// What bytes have to pass, one after the other.
 #[derive(Clone, Debug)]

@@ -18,6 +18,7 @@ use libp2p::swarm::ConnectionId;
 use libp2p::{PeerId, Stream};
 use shoal_proto::cid::Cid;
 use shoal_proto::exchange::PeerKey;
+use shoal_proto::fleet::Follow;
 use shoal_proto::image::{PieceIndex, PieceList};
 use shoal_proto::time::Time;
 use shoal_proto::wire::{Frame, Hello, Part, PeerRole};
@@ -29,12 +30,15 @@ use crate::block::{EncodedBlock, EncodedPart, Encoding, payload_bytes_max};
 use crate::peer::codec::{self, FrameReader, StreamError};
 use crate::peer::limits::{Limits, Pace};
 use crate::peer::parts::Parts;
+use crate::peer::patience::Patience;
 use crate::peer::serve::{Delivery, Shelves};
 use crate::peer::socket::Meter;
 use crate::peer::streams::{Lane, Opened};
 
 /// Control frames that may wait for one peer; a peer that does not read them is disconnected.
 pub(super) const CONTROL_QUEUE_MAX: usize = 2048;
+/// Frames waiting for a peer from which on its questions stay unanswered: an answer may be long, and it reads none.
+const UNREAD_MAX: usize = 64;
 /// Pieces that may wait to be written to one peer; above the exchanges' own bound on uploads in hand.
 pub(super) const UPLOADS_PER_LINK_MAX: usize = 64;
 /// How long a peer may take for one piece: a few that never say that theirs arrived would hold every upload slot.
@@ -167,6 +171,9 @@ pub(super) struct Link {
     pub(super) we_dialed: bool,
     pub(super) meter: Arc<Meter>,
     pub(super) hello: Option<Hello>,
+    /// The channel that the peer follows, and what it knows of it.
+    pub(super) follows: Option<Follow>,
+    pub(super) patience: Patience,
     their_lists: TheirLists,
     /// The peer's numbers for the lists it joined.
     joined: BTreeMap<u32, Cid>,
@@ -219,6 +226,8 @@ impl Link {
             we_dialed,
             meter,
             hello: None,
+            follows: None,
+            patience: Patience::default(),
             their_lists: TheirLists::default(),
             joined: BTreeMap::new(),
             told: BTreeSet::new(),
@@ -284,6 +293,11 @@ impl Link {
         self.control.try_send(frame).is_ok()
     }
 
+    /// Whether the peer is slow to read what it is told.
+    pub(super) fn is_behind(&self) -> bool {
+        CONTROL_QUEUE_MAX - self.control.capacity() > UNREAD_MAX
+    }
+
     /// The peer requests a piece, or a part of it, in the exchange that we call `ours`.
     pub(super) fn note_request(&mut self, ours: u32, piece: PieceIndex, part: Option<Part>) {
         self.requested.insert(ours, Requested { piece, part, is_off: Arc::default() });
@@ -316,7 +330,10 @@ impl Link {
 
     /// The peer said that a piece arrived, or one that was promised to it was not written after all.
     pub(super) fn note_confirmed(&mut self, now: Time) {
-        self.unconfirmed = self.unconfirmed.saturating_sub(1);
+        if self.unconfirmed > 0 {
+            self.unconfirmed -= 1;
+            self.patience.note_piece();
+        }
         self.confirmed_at = now;
     }
 
@@ -348,7 +365,9 @@ impl Link {
             Opened::Inbound(Lane::Bulk, stream) => {
                 spawn(key, around.clone(), lanes::read_bulk(key, stream, self.their_lists.clone(), around))
             }
-            Opened::Failed(why) => {
+            // Not the link's: see the driver.
+            Opened::Outbound(Lane::Session, _) | Opened::Inbound(Lane::Session, _) => return,
+            Opened::Failed(_, why) => {
                 spawn(key, around, async move { Err(StreamError::Broken(std::io::Error::other(why))) })
             }
         };

@@ -1,4 +1,5 @@
-//! TCP sockets that tell how much the kernel took, and let it take no more than the path needs.
+//! TCP sockets that tell how much the kernel took, let it take no more than the path needs, and are read in large
+//! parts: Noise asks for 8 KiB at a time.
 //!
 //! What a host has handed out and not yet sent, its next words wait behind: a grant and its answer take as long as
 //! those queues are deep, and late binding lives from short answers. There are three of them, and each is kept short
@@ -12,14 +13,16 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use bytes::{Buf, BytesMut};
 use futures::task::AtomicWaker;
 use futures::{AsyncRead, AsyncWrite};
 use libp2p::core::ConnectedPoint;
 use libp2p::tcp::tokio::TcpStream;
 use socket2::SockRef;
+use tokio_util::io::poll_read_buf;
 
 use crate::peer::transport::socket_address;
 
@@ -32,6 +35,8 @@ const ANSWERS_MIN: u32 = 3;
 /// Bounds of a socket's buffer. The system's own bound (`net.core.wmem_max`) may be narrower than the upper.
 const BUFFER_BYTES_MIN: u32 = 8 << 10;
 const BUFFER_BYTES_MAX: u32 = 4 << 20;
+/// What is read of a socket at once, when there is so much.
+const AHEAD_BYTES: usize = 64 << 10;
 /// With more than this a writer that waited for every slice would keep the path waiting.
 const BUFFER_BYTES_SLOW: u32 = 64 << 10;
 
@@ -151,7 +156,7 @@ impl Meters {
         if let Some(far) = far(endpoint) {
             made.entry(far).or_default().push_back(Arc::downgrade(&meter));
         }
-        Socket { stream, meter, buffer_bytes: 0 }
+        Socket { stream, meter, buffer_bytes: 0, ahead: BytesMut::new() }
     }
 
     /// The meter of the connection that the swarm tells of.
@@ -168,6 +173,9 @@ pub(super) struct Socket {
     meter: Arc<Meter>,
     /// As it was set last.
     buffer_bytes: u32,
+    /// What was read before it was asked for. No memory while the far end is silent: a seeder has thousands of
+    /// sockets.
+    ahead: BytesMut,
 }
 
 impl Socket {
@@ -180,6 +188,17 @@ impl Socket {
                 tracing::debug!(%error, wanted, "a socket keeps its buffer");
             }
         }
+    }
+
+    /// Reads what the kernel has, up to [`AHEAD_BYTES`]; nothing at the end of the stream.
+    fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Self { stream, ahead, .. } = self;
+        ahead.reserve(AHEAD_BYTES);
+        let read = poll_read_buf(Pin::new(&mut stream.0), cx, ahead);
+        if read.is_pending() {
+            *ahead = BytesMut::new();
+        }
+        read.map_ok(drop)
     }
 
     fn count(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
@@ -196,7 +215,13 @@ impl AsyncRead for Socket {
         cx: &mut Context<'_>,
         bytes: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_read(cx, bytes)
+        if self.ahead.is_empty() {
+            ready!(self.poll_ahead(cx))?;
+        }
+        let given = bytes.len().min(self.ahead.len());
+        bytes[..given].copy_from_slice(&self.ahead[..given]);
+        self.ahead.advance(given);
+        Poll::Ready(Ok(given))
     }
 }
 
@@ -272,13 +297,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_socket_is_read_as_it_was() {
+    async fn a_socket_is_read_as_it_was_and_keeps_no_memory_while_nothing_comes() {
         let (near, mut far) = pair().await;
         let mut socket = Meters::default().wrap(near, &dialed(7));
         tokio::io::AsyncWriteExt::write_all(&mut far, b"piece").await.unwrap();
-        let mut bytes = [0; 5];
+        let mut bytes = [0; 2];
         socket.read_exact(&mut bytes).await.unwrap();
-        assert_eq!(&bytes, b"piece");
+        assert_eq!((&bytes, socket.ahead.len()), (b"pi", 3));
+        let mut bytes = [0; 9];
+        assert_eq!(socket.read(&mut bytes).await.unwrap(), 3);
+        assert_eq!(&bytes[..3], b"ece");
+        assert!(futures::poll!(socket.read(&mut bytes)).is_pending());
+        assert_eq!(socket.ahead.capacity(), 0);
+        drop(far);
+        assert_eq!(socket.read(&mut bytes).await.unwrap(), 0);
     }
 
     #[tokio::test]

@@ -1,5 +1,6 @@
 //! What a peer does about strangers that lie, and about requests that change their mind.
 
+mod hostile;
 mod stranger;
 
 use std::net::Ipv4Addr;
@@ -8,7 +9,7 @@ use std::sync::{Condvar, Mutex};
 
 use shoal_proto::exchange::{Announcement, Bitfield, Message};
 use shoal_proto::image::Piece;
-use shoal_proto::wire::{Frame, Part, Query};
+use shoal_proto::wire::{Frame, Hello, Part, Query};
 use shoal_proto::zone::Zone;
 use stranger::{Stranger, within};
 use tempfile::TempDir;
@@ -22,11 +23,11 @@ const PIECE_BYTES: u32 = 10_000;
 struct Nothing;
 
 impl Directory for Nothing {
-    fn answer(&self, _: &Query) -> Option<Answer> {
+    fn answer(&self, _: &Query, _: &PeerId) -> Option<Answer> {
         None
     }
 
-    fn offer(&self, _: &Cid) -> Option<Offer> {
+    fn offer(&self, _: &Cid, _: &PeerId) -> Option<Offer> {
         None
     }
 }
@@ -65,9 +66,21 @@ async fn start(
         rack: Zone::UNKNOWN,
         bootstrap: bootstrap.into_iter().collect(),
         limits: Limits::default(),
+        members: MembersConfig::default(),
+        fleet: FleetConfig::default(),
     };
     let source = source(&store);
     (Peer::start(config, store.clone(), source, Arc::new(Nothing)).await.unwrap(), store, dir)
+}
+
+/// Waits until a peer is as `wanted` says.
+async fn until(peer: &Peer, wanted: impl Fn(&Status) -> bool) {
+    let reached = async {
+        while !wanted(&peer.status().await.unwrap()) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    within(reached).await;
 }
 
 /// Has every piece but for a range in its middle.
@@ -233,6 +246,8 @@ async fn a_cancelled_upload_that_still_waits_is_not_written() {
     let (header, payload) = stranger.get().await;
     assert_eq!((header.piece, header.part), (1, 0));
     assert!(payload == raw[1], "the second piece is the first to come");
+    // Counted once the last byte has left, which may be after it came.
+    until(&node, |status| status.traffic.sent_bytes > 0).await;
     assert_eq!(node.status().await.unwrap().traffic.sent_bytes, u64::from(PIECE_BYTES));
 }
 

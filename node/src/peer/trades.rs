@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use shoal_proto::cid::Cid;
-use shoal_proto::exchange::{Bitfield, Config, Exchange, Message, Role};
+use shoal_proto::exchange::{Config, Exchange, Message, Role};
 use shoal_proto::image::{PieceIndex, PieceList};
 use shoal_proto::rate::Rate;
 use shoal_proto::time::Time;
@@ -13,14 +13,11 @@ use shoal_proto::wire::{Part, TradeFrame};
 use tokio::sync::oneshot;
 
 use crate::peer::parts::Parts;
-use crate::peer::{Error, Lacking, ListKind, PieceSink};
+use crate::peer::{Error, Lacking, ListKind, Listing, PieceSink};
 
 /// A piece list to trade, with what there is of it.
 pub(super) struct TradeRequest {
-    pub(super) list: Arc<PieceList>,
-    pub(super) kind: ListKind,
-    pub(super) held: Bitfield,
-    pub(super) unwanted: Bitfield,
+    pub(super) listing: Listing,
     pub(super) sink: Arc<dyn PieceSink>,
     pub(super) done: oneshot::Sender<Result<(), Error>>,
 }
@@ -28,6 +25,8 @@ pub(super) struct TradeRequest {
 pub(super) struct Trade {
     pub(super) list: Arc<PieceList>,
     pub(super) kind: ListKind,
+    /// Whom it is traded with is for the driver to check.
+    pub(super) private: bool,
     pub(super) exchange: Exchange,
     pub(super) sink: Arc<dyn PieceSink>,
     /// Every part that was ever asked for.
@@ -88,7 +87,7 @@ impl Trades {
     /// Starts a trade and returns its number; a list that is traded already keeps its trade, and `request.done` is
     /// told when that one completes.
     pub(super) fn start(&mut self, request: TradeRequest, role: Role, seed: u64) -> u32 {
-        let TradeRequest { list, kind, held, unwanted, sink, done } = request;
+        let TradeRequest { listing: Listing { list, kind, held, unwanted, private }, sink, done } = request;
         let name = list.name();
         if let Some(&number) = self.by_list.get(&name) {
             let trade = self.running.get_mut(&number).expect("by_list names running trades");
@@ -100,7 +99,8 @@ impl Trades {
         let exchange = Exchange::new(Config::over_tcp(), role, list.clone(), held, seed).without(unwanted);
         self.share_at = Time::ZERO;
         let (parts, whole) = (Parts::default(), BTreeSet::new());
-        let mut trade = Trade { list, kind, exchange, sink, parts, whole, unsunk: 0, done: Some(done) };
+        let mut trade =
+            Trade { list, kind, private, exchange, sink, parts, whole, unsunk: 0, done: Some(done) };
         trade.check_done();
         self.running.insert(number, trade);
         self.by_list.insert(name, number);
@@ -109,6 +109,10 @@ impl Trades {
 
     pub(super) fn find(&self, list: &Cid) -> Option<u32> {
         self.by_list.get(list).copied()
+    }
+
+    pub(super) fn get(&self, number: u32) -> Option<&Trade> {
+        self.running.get(&number)
     }
 
     pub(super) fn get_mut(&mut self, number: u32) -> Option<&mut Trade> {
@@ -132,7 +136,9 @@ impl Trades {
 
     /// Whether every content list that is traded has another holder for each of its pieces.
     pub(super) fn replicated(&self) -> bool {
-        let mut content = self.running.values().filter(|trade| trade.kind == ListKind::Content).peekable();
+        // What is private has no other holder.
+        let is_shared = |trade: &&Trade| trade.kind == ListKind::Content && !trade.private;
+        let mut content = self.running.values().filter(is_shared).peekable();
         let elsewhere = |trade: &Trade| trade.list.is_empty() || trade.exchange.copies_elsewhere() > 0;
         content.peek().is_some() && content.all(elsewhere)
     }

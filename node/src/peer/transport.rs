@@ -8,10 +8,12 @@ use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::NetworkBehaviour;
-use libp2p::{Multiaddr, SwarmBuilder, noise, ping, tcp, yamux};
+use libp2p::{Multiaddr, SwarmBuilder, noise, ping, tcp};
 use shoal_proto::ticket::SwarmSecret;
 
 use crate::peer::Error;
+use crate::peer::door::Door;
+use crate::peer::muxer::Multiplexing;
 use crate::peer::socket::Meters;
 use crate::peer::streams;
 
@@ -29,6 +31,7 @@ pub(super) type Swarm = libp2p::Swarm<Behaviour>;
 
 #[derive(NetworkBehaviour)]
 pub(super) struct Behaviour {
+    pub(super) door: Door,
     pub(super) streams: streams::Behaviour,
     pub(super) ping: ping::Behaviour,
 }
@@ -41,6 +44,7 @@ pub(super) fn build(key: &Keypair, secret: &SwarmSecret, meters: &Meters) -> Res
         move |key: &Keypair| noise::Config::new(key).map(|config| config.with_prologue(prologue.to_vec()));
     let meters = meters.clone();
     let behaviour = Behaviour {
+        door: Door::default(),
         streams: streams::Behaviour::default(),
         ping: ping::Behaviour::new(
             ping::Config::new().with_interval(PING_INTERVAL).with_timeout(PING_TIMEOUT),
@@ -51,7 +55,10 @@ pub(super) fn build(key: &Keypair, secret: &SwarmSecret, meters: &Meters) -> Res
         .with_other_transport(|key| {
             let sockets = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true));
             let tcp = sockets.map(move |stream, endpoint| meters.wrap(stream, &endpoint));
-            Ok(tcp.upgrade(Version::V1Lazy).authenticate(security(key)?).multiplex(multiplexing()))
+            Ok(tcp
+                .upgrade(Version::V1Lazy)
+                .authenticate(security(key)?)
+                .multiplex(Multiplexing::new(STREAMS_MAX)))
         })
         .map_err(|source| Error::Transport(Box::new(source)))?
         .with_behaviour(|_| behaviour)
@@ -71,67 +78,5 @@ pub(super) fn socket_address(address: &Multiaddr) -> Option<SocketAddr> {
     match parts.next()? {
         Protocol::Tcp(port) => Some(SocketAddr::new(ip, port)),
         _ => None,
-    }
-}
-
-fn multiplexing() -> yamux::Config {
-    let mut config = yamux::Config::default();
-    config.set_max_num_streams(STREAMS_MAX);
-    config
-}
-
-#[cfg(test)]
-mod tests {
-    use std::future::poll_fn;
-    use std::pin::Pin;
-
-    use futures::{AsyncWriteExt, StreamExt};
-    use libp2p::core::muxing::{StreamMuxer, StreamMuxerExt};
-    use libp2p::core::transport::{DialOpts, ListenerId, MemoryTransport, PortUse, TransportEvent};
-    use libp2p::core::upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade};
-    use libp2p::core::{Endpoint, Transport};
-
-    use super::*;
-
-    /// Accepts streams until the connection ends; returns how many there were.
-    async fn count_streams(mut muxer: impl StreamMuxer + Unpin) -> usize {
-        let mut streams = Vec::new();
-        loop {
-            match poll_fn(|cx| Pin::new(&mut muxer).poll_inbound(cx)).await {
-                Ok(stream) => streams.push(stream),
-                Err(_) => return streams.len(),
-            }
-        }
-    }
-
-    #[tokio::test]
-    async fn a_connection_with_too_many_streams_ends() {
-        let mut transport = MemoryTransport::default().boxed();
-        transport.listen_on(ListenerId::next(), "/memory/0".parse().unwrap()).unwrap();
-        let Some(TransportEvent::NewAddress { listen_addr, .. }) = transport.next().await else {
-            panic!("it listens")
-        };
-        let dial = DialOpts { role: Endpoint::Dialer, port_use: PortUse::Reuse };
-        let dialed = transport.dial(listen_addr, dial).unwrap();
-        let accepted = async {
-            match transport.next().await {
-                Some(TransportEvent::Incoming { upgrade, .. }) => upgrade.await.unwrap(),
-                event => panic!("{event:?}"),
-            }
-        };
-        let (dialed, accepted) = futures::join!(dialed, accepted);
-        let bounded = multiplexing().upgrade_inbound(accepted, "").await.unwrap();
-        let mut greedy = yamux::Config::default().upgrade_outbound(dialed.unwrap(), "").await.unwrap();
-        let counted = tokio::spawn(count_streams(bounded));
-        let mut streams = Vec::new();
-        for _ in 0..=STREAMS_MAX {
-            let mut stream = poll_fn(|cx| greedy.poll_outbound_unpin(cx)).await.unwrap();
-            stream.write_all(b"x").await.unwrap();
-            streams.push(stream);
-        }
-        // Drives the connection until the other side has had enough.
-        let driven = async { while poll_fn(|cx| greedy.poll_unpin(cx)).await.is_ok() {} };
-        tokio::time::timeout(Duration::from_secs(60), driven).await.expect("it ends");
-        assert_eq!(counted.await.unwrap(), STREAMS_MAX);
     }
 }

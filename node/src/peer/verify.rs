@@ -108,37 +108,38 @@ fn run(store: &Store, driver: &mpsc::Sender<FromVerifier>, queue: &Receiver<Job>
 
 fn verify(store: &Store, driver: &mpsc::Sender<FromVerifier>, job: Job, buffers: &mut Buffers) {
     let Job { trade, from, piece, raw_bytes, delivery, sink, permit } = job;
-    let joined = match delivery {
-        Delivery::Whole(block) => match block.decode_into(&mut buffers.raw) {
-            Ok(()) => Joined::Block(block),
-            Err(why) => Joined::Wrong(why),
+    let keep = |block: &EncodedBlock, raw: &[u8]| {
+        if let Err(error) = store.put(block) {
+            return report(driver, FromVerifier::Failed { trade, piece, why: Failure::Store(error) });
+        }
+        report(driver, FromVerifier::Stored { trade, piece });
+        match sink.write(piece, raw) {
+            Ok(()) => report(driver, FromVerifier::Sunk { trade }),
+            Err(error) => report(driver, FromVerifier::Failed { trade, piece, why: Failure::Sink(error) }),
+        }
+    };
+    let wrong = |why| report(driver, FromVerifier::Corrupt { trade, piece, from, why });
+    match delivery {
+        Delivery::Whole(block) => match block.decode_in(&mut buffers.raw) {
+            Ok(raw) => keep(&block, raw),
+            Err(why) => wrong(why),
         },
         Delivery::Part(part, encoded) => {
             buffers.raw.resize(raw_bytes as usize, 0);
-            join(piece, &part.ranges, &encoded, &*sink, buffers)
+            match join(piece, &part.ranges, &encoded, &*sink, buffers) {
+                Joined::Block(block) => keep(&block, &buffers.raw),
+                Joined::Wrong(why) => wrong(why),
+                Joined::Unfilled => report(driver, FromVerifier::Unfilled { trade, piece }),
+                Joined::Failed(error) => {
+                    report(driver, FromVerifier::Failed { trade, piece, why: Failure::Sink(error) });
+                }
+            }
         }
-    };
-    let block = match joined {
-        Joined::Block(block) => block,
-        Joined::Wrong(why) => return report(driver, FromVerifier::Corrupt { trade, piece, from, why }),
-        Joined::Unfilled => return report(driver, FromVerifier::Unfilled { trade, piece }),
-        Joined::Failed(error) => {
-            let why = Failure::Sink(error);
-            return report(driver, FromVerifier::Failed { trade, piece, why });
-        }
-    };
-    if let Err(error) = store.put(&block) {
-        return report(driver, FromVerifier::Failed { trade, piece, why: Failure::Store(error) });
-    }
-    report(driver, FromVerifier::Stored { trade, piece });
-    match sink.write(piece, &buffers.raw) {
-        Ok(()) => report(driver, FromVerifier::Sunk { trade }),
-        Err(error) => report(driver, FromVerifier::Failed { trade, piece, why: Failure::Sink(error) }),
     }
     drop(permit);
 }
 
-/// What became of received bytes.
+/// What became of a part.
 enum Joined {
     /// Matches its name; the raw bytes are in the buffer.
     Block(EncodedBlock),

@@ -6,10 +6,10 @@
 //! Replaced as a whole (temporary, sync, rename, sync of the folder), after the packs were synced and the index was
 //! written. It may lag behind both; it never runs ahead of the packs.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 
+use super::disk::Disk;
 use super::index::Change;
 use super::pack::Place;
 use shoal_proto::cid::Cid;
@@ -70,8 +70,8 @@ impl Checkpoint {
     }
 
     /// The checkpoint in the store `dir`: `None` when there is none, or none that can be believed.
-    pub(super) fn read(dir: &Path) -> io::Result<Option<Self>> {
-        match fs::read(dir.join(NAME)) {
+    pub(super) fn read(disk: &Disk, dir: &Path) -> io::Result<Option<Self>> {
+        match disk.read(&dir.join(NAME)) {
             Ok(bytes) => {
                 let checkpoint = bytes.as_slice().try_into().ok().and_then(Self::from_bytes);
                 if checkpoint.is_none() {
@@ -85,18 +85,18 @@ impl Checkpoint {
     }
 
     /// Makes this the checkpoint of the store `dir`. On disk when it returns.
-    pub(super) fn write(&self, dir: &Path) -> io::Result<()> {
+    pub(super) fn write(&self, disk: &Disk, dir: &Path) -> io::Result<()> {
         let temporary = dir.join(TEMPORARY_NAME);
-        let mut file = File::create(&temporary)?;
-        file.write_all(&self.to_bytes())?;
-        file.sync_all()?;
-        fs::rename(&temporary, dir.join(NAME))?;
-        File::open(dir)?.sync_all()
+        let file = disk.create(&temporary)?;
+        file.write_at(0, [&self.to_bytes(), &[]])?;
+        file.sync()?;
+        disk.rename(&temporary, &dir.join(NAME))?;
+        disk.sync_folder(dir)
     }
 
     /// Takes the checkpoint away, so that the next opening checks every record.
-    pub(super) fn void(dir: &Path) {
-        let _ = fs::remove_file(dir.join(NAME));
+    pub(super) fn void(disk: &Disk, dir: &Path) {
+        let _ = disk.remove(&dir.join(NAME));
     }
 
     fn to_bytes(self) -> [u8; BYTES] {
@@ -122,27 +122,29 @@ impl Checkpoint {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
     fn a_checkpoint_is_read_back_or_not_at_all() {
         let folder = tempfile::tempdir().unwrap();
-        let dir = folder.path();
-        assert_eq!(Checkpoint::read(dir).unwrap(), None);
+        let (disk, dir) = (Disk::default(), folder.path());
+        assert_eq!(Checkpoint::read(&disk, dir).unwrap(), None);
         let checkpoint =
             Checkpoint { pack: 3, offset: 5 << 30, summary: Summary { blocks: 9, sum: u64::MAX } };
-        checkpoint.write(dir).unwrap();
-        assert_eq!(Checkpoint::read(dir).unwrap(), Some(checkpoint));
+        checkpoint.write(&disk, dir).unwrap();
+        assert_eq!(Checkpoint::read(&disk, dir).unwrap(), Some(checkpoint));
         let good = fs::read(dir.join(NAME)).unwrap();
         for bit in 0..good.len() * 8 {
             let mut flipped = good.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
             fs::write(dir.join(NAME), &flipped).unwrap();
-            assert_eq!(Checkpoint::read(dir).unwrap(), None, "bit {bit}");
+            assert_eq!(Checkpoint::read(&disk, dir).unwrap(), None, "bit {bit}");
         }
         for length in [0, 1, 47, 49] {
             fs::write(dir.join(NAME), vec![0; length]).unwrap();
-            assert_eq!(Checkpoint::read(dir).unwrap(), None);
+            assert_eq!(Checkpoint::read(&disk, dir).unwrap(), None);
         }
     }
 

@@ -1,7 +1,6 @@
 //! Giving disk space back, and looking for damage.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::sync::Arc;
 
 use shoal_proto::cid::Cid;
@@ -91,7 +90,7 @@ impl Store {
         let packs: Vec<Arc<Pack>> = self.blocks().packs.values().cloned().collect();
         let sized = packs.into_iter().map(|pack| match pack.bytes() {
             Ok(bytes) => Ok((pack.number, bytes)),
-            Err(source) => Err(io_error("measure", &pack.path, source)),
+            Err(source) => Err(io_error("measure", pack.path(), source)),
         });
         sized.collect()
     }
@@ -162,7 +161,7 @@ impl Store {
             blocks.packs.remove(&number)
         };
         let Some(pack) = pack else { return Ok(()) };
-        fs::remove_file(&pack.path).map_err(|source| io_error("delete", &pack.path, source))?;
+        self.disk.remove(pack.path()).map_err(|source| io_error("delete", pack.path(), source))?;
         // Its name must not come back after a power failure without the entries that were moved.
         self.writer().folder_unsynced = true;
         Ok(())

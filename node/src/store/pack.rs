@@ -7,17 +7,19 @@
 //! ```
 //! The header crc covers the 49 bytes before it, so that a pack can be walked by headers alone. Nothing else says where
 //! a record begins: a walk that meets a bad one looks for the next magic, and believes what it finds there only when
-//! the bytes have the name that the header gives them, because a payload may hold anything, records too.
+//! the bytes have the name that the header gives them, because a payload may hold anything, records too. A record whose
+//! header survived a power failure that its payload did not is disowned when it is met: its magic becomes zeroes.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, IoSlice, IoSliceMut};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::io;
+use std::path::Path;
 
 use shoal_proto::cid::{Cid, DIGEST_BYTES};
 use shoal_proto::image::pieces::PIECE_BYTES_MAX;
 
+use super::disk::{Disk, PlainFile};
 use crate::block::{EncodedBlock, Encoding, payload_bytes_max};
+use crate::buffer::Buffer;
 
 /// Opens every pack; the digits are the format's version. A pack of another version is refused, never rewritten.
 const PACK_HEADER: [u8; 16] = *b"shoal pack 0001\n";
@@ -118,8 +120,16 @@ impl Header {
 #[derive(Debug)]
 pub(super) struct Pack {
     pub(super) number: u32,
-    pub(super) path: PathBuf,
-    file: File,
+    file: PlainFile,
+}
+
+/// What a walk stepped over.
+#[derive(Debug, Default)]
+pub(super) struct Damage {
+    /// Runs of bytes that are no good record.
+    pub(super) runs: u64,
+    /// Where a run begins with a header that a walk which checks no payloads would believe.
+    pub(super) credible: Vec<u64>,
 }
 
 /// A pack file's name, and its number back from the name.
@@ -134,68 +144,54 @@ pub(super) fn pack_number(name: &str) -> Option<u32> {
 
 impl Pack {
     /// A new pack without records. Fails when there is a file of that name.
-    pub(super) fn create(folder: &Path, number: u32) -> io::Result<Self> {
-        let path = folder.join(pack_name(number));
-        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
-        let pack = Self { number, path, file };
-        if let Err(error) = pack.file.write_all_at(&PACK_HEADER, 0) {
+    pub(super) fn create(disk: &Disk, folder: &Path, number: u32) -> io::Result<Self> {
+        let pack = Self { number, file: disk.create_new(&folder.join(pack_name(number)))? };
+        if let Err(error) = pack.file.write_at(0, [&PACK_HEADER, &[]]) {
             // A disk too full for sixteen bytes: leave no name behind that the next try stumbles over.
-            let _ = std::fs::remove_file(&pack.path);
+            let _ = disk.remove(pack.path());
             return Err(error);
         }
         Ok(pack)
     }
 
-    pub(super) fn open(folder: &Path, number: u32) -> io::Result<Self> {
-        let path = folder.join(pack_name(number));
-        let file = OpenOptions::new().read(true).write(true).open(&path)?;
-        Ok(Self { number, path, file })
+    pub(super) fn open(disk: &Disk, folder: &Path, number: u32) -> io::Result<Self> {
+        Ok(Self { number, file: disk.open(&folder.join(pack_name(number)))? })
     }
 
-    /// Whether this is a pack of a format that another version of Shoal wrote. A damaged header is not.
+    pub(super) fn path(&self) -> &Path {
+        self.file.path()
+    }
+
+    /// Whether this is a pack of a format that another version of Shoal wrote. A damaged header is not, nor one that a
+    /// power failure cut short.
     pub(super) fn is_of_other_version(&self) -> io::Result<bool> {
         let mut header = [0; PACK_HEADER.len()];
-        let read = read_full_at(&self.file, &mut header, 0)?;
-        Ok(read == header.len() && header.starts_with(PACK_HEADER_KIND) && header != PACK_HEADER)
+        let read = self.file.read_at(0, [&mut header, &mut []])?;
+        let version = header.strip_prefix(PACK_HEADER_KIND).and_then(|rest| rest.strip_suffix(b"\n"));
+        let is_numbered = version.is_some_and(|version| version.iter().all(u8::is_ascii_digit));
+        Ok(read == header.len() && is_numbered && header != PACK_HEADER)
     }
 
     pub(super) fn bytes(&self) -> io::Result<u64> {
-        Ok(self.file.metadata()?.len())
+        self.file.bytes()
     }
 
     /// Writes one record at `offset`, or nothing: what a failed write left is cut off again.
     pub(super) fn append(&self, offset: u64, header: &Header, payload: &[u8]) -> io::Result<()> {
-        let written = self.write_record(offset, &header.to_bytes(), payload);
+        let written = self.file.write_at(offset, [&header.to_bytes(), payload]);
         if written.is_err() {
-            let _ = self.file.set_len(offset);
+            let _ = self.file.resize(offset);
         }
         written
-    }
-
-    fn write_record(&self, offset: u64, header: &[u8], payload: &[u8]) -> io::Result<()> {
-        let written =
-            rustix::io::pwritev(&self.file, &[IoSlice::new(header), IoSlice::new(payload)], offset)?;
-        match written.checked_sub(header.len()) {
-            Some(of_payload) => self.file.write_all_at(&payload[of_payload..], offset + written as u64),
-            None => {
-                self.file.write_all_at(&header[written..], offset + written as u64)?;
-                self.file.write_all_at(payload, offset + header.len() as u64)
-            }
-        }
     }
 
     /// The block of a record, or `None` when what stands there is not `cid`'s record or fails its crc.
     pub(super) fn read(&self, cid: &Cid, place: &Place) -> io::Result<Option<EncodedBlock>> {
         let mut header_bytes = [0; RECORD_HEADER_BYTES];
-        let mut payload = vec![0; place.payload_bytes as usize];
-        let slices = &mut [IoSliceMut::new(&mut header_bytes), IoSliceMut::new(&mut payload)];
-        let read = rustix::io::preadv(&self.file, slices, u64::from(place.offset))?;
+        let mut payload = Buffer::of_any(place.payload_bytes as usize);
+        let read = self.file.read_at(u64::from(place.offset), [&mut header_bytes, &mut payload])?;
         if (read as u64) < place.record_bytes() {
-            let Some(of_payload) = read.checked_sub(RECORD_HEADER_BYTES) else { return Ok(None) };
-            let rest = &mut payload[of_payload..];
-            if read_full_at(&self.file, rest, u64::from(place.offset) + read as u64)? < rest.len() {
-                return Ok(None);
-            }
+            return Ok(None);
         }
         let Some(header) = Header::from_bytes(&header_bytes) else { return Ok(None) };
         let intact = header.cid == *cid
@@ -208,12 +204,12 @@ impl Pack {
     /// Walks the records from `start` on, in order, and returns where the last good one ends.
     ///
     /// Payloads from `check_from` on are checked against their crc; before it the header is believed. Bytes that are
-    /// no good record are stepped over, counted in `damage`, and never shown to `visit`.
+    /// no good record are stepped over, noted in `damage`, and never shown to `visit`.
     pub(super) fn walk(
         &self,
         start: u64,
         check_from: u64,
-        damage: &mut u64,
+        damage: &mut Damage,
         mut visit: impl FnMut(&Header, Place),
     ) -> io::Result<u64> {
         let end = self.bytes()?;
@@ -223,7 +219,10 @@ impl Pack {
             let found = match self.record_at(offset, end, offset >= check_from)? {
                 Some(found) => found,
                 None => {
-                    *damage += 1;
+                    damage.runs += 1;
+                    if self.record_at(offset, end, false)?.is_some() {
+                        damage.credible.push(offset);
+                    }
                     match self.next_record(offset + 1, end)? {
                         Some(found) => found,
                         None => break,
@@ -241,7 +240,7 @@ impl Pack {
     /// The record at `offset`, if a good one begins there.
     fn record_at(&self, offset: u64, end: u64, check: bool) -> io::Result<Option<(Header, Place)>> {
         let mut bytes = [0; RECORD_HEADER_BYTES];
-        if read_full_at(&self.file, &mut bytes, offset)? < bytes.len() {
+        if self.file.read_at(offset, [&mut bytes, &mut []])? < bytes.len() {
             return Ok(None);
         }
         let Some((header, place)) = self.placed(&bytes, offset, end) else { return Ok(None) };
@@ -256,7 +255,7 @@ impl Pack {
         let mut window = vec![0; WINDOW_BYTES];
         let mut window_offset = offset;
         loop {
-            let read = read_full_at(&self.file, &mut window, window_offset)?;
+            let read = self.file.read_at(window_offset, [&mut window, &mut []])?;
             let Some(last) = read.checked_sub(RECORD_HEADER_BYTES) else { return Ok(None) };
             for at in (0..=last).filter(|&at| window[at..at + 4] == RECORD_MAGIC) {
                 let bytes = window[at..at + RECORD_HEADER_BYTES].try_into().expect("a header's length");
@@ -280,32 +279,39 @@ impl Pack {
         (place.end() <= end).then_some((header, place))
     }
 
+    /// Makes the headers at these offsets ones that nobody believes. On disk when it returns.
+    pub(super) fn disown(&self, credible: &[u64]) -> io::Result<()> {
+        for &offset in credible {
+            self.file.write_at(offset, [&[0; RECORD_MAGIC.len()], &[]])?;
+        }
+        self.file.sync()
+    }
+
     /// Ends the pack at `end`, giving a pack too short for one its header.
     pub(super) fn cut(&self, end: u64) -> io::Result<()> {
         if self.bytes()? < RECORDS_START {
-            self.file.write_all_at(&PACK_HEADER, 0)?;
+            self.file.write_at(0, [&PACK_HEADER, &[]])?;
         }
-        self.file.set_len(end.max(RECORDS_START))
+        self.file.resize(end.max(RECORDS_START))
     }
 
     /// Waits until the disk holds everything written so far.
     pub(super) fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
+        self.file.sync()
     }
 }
 
-/// Reads until `buffer` is full or the file ends, and returns how much that was.
-fn read_full_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match file.read_at(&mut buffer[filled..], offset + filled as u64) {
-            Ok(0) => break,
-            Ok(read) => filled += read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
+/// The blocks of a pack file that stands alone, each with the payload that its crc names, and where the last of them
+/// ends. What a store would take in from it with neither index nor checkpoint.
+pub fn read_pack(file: &File) -> io::Result<(Vec<EncodedBlock>, u64)> {
+    let pack = Pack { number: 0, file: Disk::default().adopt(file.try_clone()?) };
+    let mut found = Vec::new();
+    let end = pack.walk(0, 0, &mut Damage::default(), |header, place| found.push((header.cid, place)))?;
+    let mut blocks = Vec::with_capacity(found.len());
+    for (cid, place) in found {
+        blocks.extend(pack.read(&cid, &place)?);
     }
-    Ok(filled)
+    Ok((blocks, end))
 }
 
 #[cfg(test)]
@@ -323,9 +329,9 @@ mod tests {
     }
 
     fn walked(pack: &Pack, check_from: u64) -> (Vec<Cid>, u64, u64) {
-        let (mut cids, mut damage) = (Vec::new(), 0);
+        let (mut cids, mut damage) = (Vec::new(), Damage::default());
         let end = pack.walk(0, check_from, &mut damage, |header, _| cids.push(header.cid)).unwrap();
-        (cids, end, damage)
+        (cids, end, damage.runs)
     }
 
     fn blocks() -> Vec<EncodedBlock> {
@@ -348,22 +354,22 @@ mod tests {
     fn a_walk_steps_over_one_damaged_record() {
         let folder = tempfile::tempdir().unwrap();
         for (at, check_from) in [(0, u64::MAX), (40, u64::MAX), (RECORD_HEADER_BYTES as u64, 0)] {
-            let pack = Pack::create(folder.path(), 1).unwrap();
+            let pack = Pack::create(&Disk::default(), folder.path(), 1).unwrap();
             let blocks = blocks();
             let ends = write(&pack, &blocks);
             let mut byte = [0];
-            pack.file.read_exact_at(&mut byte, ends[2] + at).unwrap();
-            pack.file.write_all_at(&[byte[0] ^ 4], ends[2] + at).unwrap();
+            assert_eq!(pack.file.read_at(ends[2] + at, [&mut byte, &mut []]).unwrap(), 1);
+            pack.file.write_at(ends[2] + at, [&[byte[0] ^ 4], &[]]).unwrap();
             let kept: Vec<Cid> = [0, 1, 3, 4].map(|n: usize| blocks[n].cid).to_vec();
             assert_eq!(walked(&pack, check_from), (kept, ends[5], 1), "byte {at}");
-            std::fs::remove_file(&pack.path).unwrap();
+            std::fs::remove_file(pack.path()).unwrap();
         }
     }
 
     #[test]
     fn records_inside_a_payload_are_believed_by_their_name_only() {
         let folder = tempfile::tempdir().unwrap();
-        let pack = Pack::create(folder.path(), 1).unwrap();
+        let pack = Pack::create(&Disk::default(), folder.path(), 1).unwrap();
         let forged = EncodedBlock { cid: Cid::of(b"a name"), ..EncodedBlock::encode(b"not its bytes", 1) };
         let genuine = EncodedBlock::encode(b"a block of its own", 1);
         let mut raw = Vec::new();
@@ -375,11 +381,11 @@ mod tests {
             cid: Cid::of(&raw),
             encoding: Encoding::Raw,
             raw_bytes: u32::try_from(raw.len()).unwrap(),
-            payload: raw,
+            payload: raw.into(),
         };
         let ends = write(&pack, std::slice::from_ref(&outer));
         assert_eq!(walked(&pack, 0).0, [outer.cid]);
-        pack.file.write_all_at(b"x", ends[0]).unwrap();
+        pack.file.write_at(ends[0], [b"x", &[]]).unwrap();
         assert_eq!(walked(&pack, 0).0, [genuine.cid]);
     }
 

@@ -5,8 +5,8 @@
 //! does not cover is checked against its crc, and what follows the last good record of a walked pack is cut off.
 
 use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, RwLock};
 
@@ -14,26 +14,26 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 use super::checkpoint::{Checkpoint, Summary};
+use super::disk::Disk;
 use super::index::{BlockIndex, Table, TableError};
-use super::pack::{Pack, RECORDS_START, pack_number};
+use super::pack::{Damage, Pack, RECORDS_START, pack_number};
 use super::{Blocks, Committer, Error, Options, Store, Writer, chain, index_folder, io_error, packs_folder};
 
-pub(super) fn open(dir: &Path, options: Options) -> Result<Store, Error> {
-    let mut builder = DirBuilder::new();
-    builder.recursive(true).mode(0o700);
+pub(super) fn open(dir: &Path, options: Options, disk: Disk) -> Result<Store, Error> {
     for folder in [dir, &packs_folder(dir)] {
-        builder.create(folder).map_err(|source| io_error("create", folder, source))?;
+        disk.create_folders(folder).map_err(|source| io_error("create", folder, source))?;
     }
     let lock = Lock::take(dir)?;
-    let packs = open_packs(dir)?;
+    let packs = open_packs(&disk, dir)?;
     let checkpoint =
-        Checkpoint::read(dir).map_err(|source| io_error("read the checkpoint of", dir, source))?;
+        Checkpoint::read(&disk, dir).map_err(|source| io_error("read the checkpoint of", dir, source))?;
     let (blocks, committer) =
-        Recovery { dir, checkpoint, blocks: Blocks { packs, ..Blocks::default() } }.run()?;
+        Recovery { dir, disk: &disk, checkpoint, blocks: Blocks { packs, ..Blocks::default() } }.run()?;
     let made_anew = committer.index.is_none();
     let store = Store {
         dir: dir.to_owned(),
         options,
+        disk,
         writer: Mutex::new(writer(&blocks, checkpoint.as_ref())?),
         commit: Mutex::new(committer),
         blocks: RwLock::new(blocks),
@@ -70,15 +70,16 @@ impl Drop for Lock {
     }
 }
 
-fn open_packs(dir: &Path) -> Result<BTreeMap<u32, Arc<Pack>>, Error> {
+fn open_packs(disk: &Disk, dir: &Path) -> Result<BTreeMap<u32, Arc<Pack>>, Error> {
     let folder = packs_folder(dir);
     let mut packs = BTreeMap::new();
     for entry in fs::read_dir(&folder).map_err(|source| io_error("list", &folder, source))? {
         let entry = entry.map_err(|source| io_error("list", &folder, source))?;
         let Some(number) = entry.file_name().to_str().and_then(pack_number) else { continue };
-        let pack = Pack::open(&folder, number).map_err(|source| io_error("open", &entry.path(), source))?;
-        if pack.is_of_other_version().map_err(|source| io_error("read", &pack.path, source))? {
-            return Err(Error::OtherVersion { path: pack.path });
+        let pack =
+            Pack::open(disk, &folder, number).map_err(|source| io_error("open", &entry.path(), source))?;
+        if pack.is_of_other_version().map_err(|source| io_error("read", pack.path(), source))? {
+            return Err(Error::OtherVersion { path: pack.path().to_owned() });
         }
         packs.insert(number, Arc::new(pack));
     }
@@ -91,7 +92,7 @@ fn writer(blocks: &Blocks, checkpoint: Option<&Checkpoint>) -> Result<Writer, Er
     let last = blocks.packs.last_key_value().map(|(_, pack)| Arc::clone(pack));
     let active = last.filter(|pack| pack.number >= checkpoint_pack);
     let offset = match &active {
-        Some(pack) => pack.bytes().map_err(|source| io_error("measure", &pack.path, source))?,
+        Some(pack) => pack.bytes().map_err(|source| io_error("measure", pack.path(), source))?,
         None => 0,
     };
     let after_packs = blocks.packs.last_key_value().map_or(1, |(number, _)| number + 1);
@@ -111,6 +112,7 @@ fn writer(blocks: &Blocks, checkpoint: Option<&Checkpoint>) -> Result<Writer, Er
 
 struct Recovery<'a> {
     dir: &'a Path,
+    disk: &'a Disk,
     checkpoint: Option<Checkpoint>,
     blocks: Blocks,
 }
@@ -161,7 +163,7 @@ impl Recovery<'_> {
         let believed = self.checkpoint.filter(|_| !matches!(doubt, Doubt::PackTooShort));
         let check_from = believed.map_or((0, 0), |checkpoint| (checkpoint.pack, checkpoint.offset));
         // From now on its position may lie behind what is appended next.
-        Checkpoint::void(self.dir);
+        Checkpoint::void(self.disk, self.dir);
         self.blocks.places.clear();
         self.walk((0, 0), check_from, |blocks| blocks.changes.clear())?;
         let mut summary = Summary::default();
@@ -173,7 +175,7 @@ impl Recovery<'_> {
     fn load(&mut self) -> Result<Result<(Table, Checkpoint), Doubt>, Error> {
         let Some(checkpoint) = self.checkpoint else { return Ok(Err(Doubt::NoCheckpoint)) };
         if let Some(pack) = self.blocks.packs.get(&checkpoint.pack) {
-            let bytes = pack.bytes().map_err(|source| io_error("measure", &pack.path, source))?;
+            let bytes = pack.bytes().map_err(|source| io_error("measure", pack.path(), source))?;
             if bytes < checkpoint.offset {
                 return Ok(Err(Doubt::PackTooShort));
             }
@@ -199,7 +201,7 @@ impl Recovery<'_> {
     fn drop_unreachable(&mut self) -> Result<(), Error> {
         let mut ends = BTreeMap::new();
         for pack in self.blocks.packs.values() {
-            let bytes = pack.bytes().map_err(|source| io_error("measure", &pack.path, source))?;
+            let bytes = pack.bytes().map_err(|source| io_error("measure", pack.path(), source))?;
             ends.insert(pack.number, bytes);
         }
         let reachable = |pack, end| ends.get(&pack).is_some_and(|&bytes| end <= bytes);
@@ -232,20 +234,26 @@ impl Recovery<'_> {
         let packs: Vec<Arc<Pack>> =
             self.blocks.packs.range(start.0..).map(|(_, pack)| Arc::clone(pack)).collect();
         for pack in packs {
-            let mut damage = 0;
+            let mut damage = Damage::default();
             let blocks = &mut self.blocks;
             let walked =
                 pack.walk(within(&pack, start), within(&pack, check_from), &mut damage, |header, place| {
                     blocks.insert(header.cid, place);
                 });
-            let good_end = walked.map_err(|source| io_error("read", &pack.path, source))?;
-            let bytes = pack.bytes().map_err(|source| io_error("measure", &pack.path, source))?;
-            if damage > 0 {
+            let good_end = walked.map_err(|source| io_error("read", pack.path(), source))?;
+            let bytes = pack.bytes().map_err(|source| io_error("measure", pack.path(), source))?;
+            if damage.runs > 0 {
                 let cut_bytes = bytes.saturating_sub(good_end);
-                tracing::warn!(pack = %pack.path.display(), damage, cut_bytes, "left out damaged records of a pack");
+                let (pack, damage) = (pack.path().display(), damage.runs);
+                tracing::warn!(%pack, damage, cut_bytes, "left out damaged records of a pack");
+            }
+            // The next checkpoint vouches for what lies before it, and a torn copy there would hide a good one.
+            damage.credible.retain(|offset| *offset < good_end);
+            if !damage.credible.is_empty() {
+                pack.disown(&damage.credible).map_err(|source| io_error("mend", pack.path(), source))?;
             }
             if bytes > good_end || bytes < RECORDS_START {
-                pack.cut(good_end).map_err(|source| io_error("cut", &pack.path, source))?;
+                pack.cut(good_end).map_err(|source| io_error("cut", pack.path(), source))?;
             }
             after_each_pack(&mut self.blocks);
         }

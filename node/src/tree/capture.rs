@@ -3,7 +3,10 @@
 //! ```text
 //! scan ──rows──▶ readers ×N ──batches, in path order──▶ packer ──full blocks──▶ compressors ×N ──▶ sink
 //! (names, sizes)  (metadata, cut, hash)                 (this thread: dedup)     (zstd, hash)
+//! └──────────────── source ────────────┘
 //! ```
+//! A source ([`source`]) is a tree of this machine or one that an [`Archive`] holds. What comes behind it cannot tell
+//! which: the same tree is the same image.
 //!
 //! Every arrow is a bounded channel, so memory depends on the number of entries (about 40 bytes and a name each) and of
 //! chunks, not on sizes of files. Readers finish out of order; the packer takes their results in path order, so the
@@ -22,9 +25,13 @@ mod left_over;
 mod pack;
 mod packer;
 mod read;
+mod read_archive;
+mod read_live;
+pub mod remote;
 mod reuse;
 mod scan;
 mod seen;
+mod source;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -40,13 +47,16 @@ use shoal_proto::image::manifest::{Manifest, ManifestError};
 use shoal_proto::image::tree::TreeError;
 use shoal_proto::image::{ImagePath, RootRecord};
 
+use super::archive::{Archive, ArchiveError};
 use super::exclude::Excludes;
-use super::root::{self, Directories};
+use super::root::Directories;
 use crate::block::EncodedBlock;
 use crate::store::Store;
 use pack::{PackError, Packed, Setting};
+use remote::RemoteError;
 use reuse::Reuse;
 use seen::{Circumstances, Seen, SeenWriter};
+use source::{Archived, Live, Source};
 
 /// Most unreadable paths that an error lists; it counts the others.
 pub const UNREADABLE_LISTED_MAX: usize = 1000;
@@ -229,6 +239,10 @@ pub enum CaptureError {
     Source { path: PathBuf, source: io::Error },
     #[error("{0}")]
     Unreadable(Unreadables),
+    #[error(transparent)]
+    Archive(ArchiveError),
+    #[error("cannot capture the tree of another machine")]
+    Remote(#[from] RemoteError),
     #[error("cannot store block {cid}")]
     Sink { cid: Cid, source: BlockSinkError },
     #[error("cannot describe the tree")]
@@ -277,6 +291,9 @@ pub enum UnreadableReason {
     LinkVanished,
     #[error(transparent)]
     Entry(#[from] EntryError),
+    /// In the words of the machine that could not.
+    #[error("{0}")]
+    There(String),
 }
 
 impl Unreadables {
@@ -318,19 +335,35 @@ pub fn capture(
     sink: &dyn BlockSink,
     progress: &dyn CaptureProgress,
 ) -> Result<Captured, CaptureError> {
-    let started = Instant::now();
     let failed = |error: io::Error| CaptureError::Source { path: source.to_owned(), source: error };
-    let top = root::open_top(source).map_err(failed)?;
-    let here = root::stat(&top).ok().and_then(|stat| Circumstances::of(&top, &stat));
+    capture_from(&Live::open(source).map_err(failed)?, options, sink, progress)
+}
+
+/// As [`capture`], of a tree that an archive holds. The same tree is the same image wherever it comes from.
+pub fn capture_archive(
+    archive: &Archive,
+    options: &CaptureOptions,
+    sink: &dyn BlockSink,
+    progress: &dyn CaptureProgress,
+) -> Result<Captured, CaptureError> {
+    capture_from(&Archived::new(archive), options, sink, progress)
+}
+
+fn capture_from(
+    source: &dyn Source,
+    options: &CaptureOptions,
+    sink: &dyn BlockSink,
+    progress: &dyn CaptureProgress,
+) -> Result<Captured, CaptureError> {
+    let started = Instant::now();
+    let here = source.circumstances();
     let mut lost = HashSet::new();
     let packed = loop {
         let parent = options.parent.as_ref().map(|Parent { root, manifest }| {
             let held = |cid: &Cid| !lost.contains(cid) && sink.held(cid).is_some();
             Arc::new(ParentPieces::new(Arc::clone(manifest), root.block_bytes(), held))
         });
-        let top = rustix::io::dup(&top).map_err(|error| failed(error.into()))?;
-        let setting = Setting { directories: &Directories::new(top), options, sink, progress, parent };
-        match attempt(&setting, here) {
+        match attempt(&Setting { source, options, sink, progress, parent }, here) {
             Ok(packed) => break packed,
             Err(PackError::Capture(error)) => return Err(error),
             Err(PackError::Lost(more)) => {
@@ -343,7 +376,7 @@ pub fn capture(
 }
 
 fn attempt(setting: &Setting<'_>, here: Option<Circumstances>) -> Result<Packed, PackError> {
-    let Setting { directories, options, progress, .. } = *setting;
+    let Setting { source, options, progress, .. } = *setting;
     let file = options.seen.as_deref().zip(here);
     let open = || {
         let (path, here) = file.filter(|_| options.reuse)?;
@@ -355,7 +388,7 @@ fn attempt(setting: &Setting<'_>, here: Option<Circumstances>) -> Result<Packed,
             |error| tracing::warn!(path = %path.display(), %error, "the next capture reads everything");
         SeenWriter::create(path, here).map_err(failed).ok()
     });
-    let scan = scan::scan(directories, &options.excludes, reuse, options.threads);
+    let scan = source.scan(setting, reuse).map_err(PackError::Capture)?;
     progress.scanned(scan.len() as u64, scan.read_bytes);
     pack::pack(setting, scan, (open(), writer))
 }

@@ -95,6 +95,11 @@ impl Excludes {
         !path.is_empty() && first().is_some_and(|rule| !rule.include)
     }
 
+    /// These rules after others, which decide first.
+    pub fn after(self, first: Self) -> Self {
+        Self(first.0.into_iter().chain(self.0).collect())
+    }
+
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -195,16 +195,27 @@ pub(super) fn next_data(file: &OwnedFd, at: u64, size: u64) -> Result<(u64, u64)
 ///
 /// Every block of zeros is a hole, whether it takes room or not: how much room is given beside data depends on the file
 /// system and on how the file was written, and the same tree must be the same image everywhere.
-pub(super) fn next_content(file: &OwnedFd, mut at: u64, size: u64) -> Result<(u64, u64), Errno> {
+pub(super) fn next_content(file: &OwnedFd, at: u64, size: u64) -> Result<(u64, u64), Errno> {
+    let data = |at| next_data(file, at, size);
+    next_content_of(data, |buffer, at| read_full(file, buffer, at), at, size)
+}
+
+/// As [`next_content`], of anything that says where its next data is and reads.
+pub(super) fn next_content_of(
+    next_data: impl Fn(u64) -> Result<(u64, u64), Errno>,
+    read_full: impl Fn(&mut [u8], u64) -> Result<usize, Errno>,
+    mut at: u64,
+    size: u64,
+) -> Result<(u64, u64), Errno> {
     let block_bytes = HOLE_BYTES as u64;
     let mut block = [0; HOLE_BYTES];
     while at < size {
-        let (start, end) = next_data(file, at, size)?;
+        let (start, end) = next_data(at)?;
         let mut end = end.next_multiple_of(block_bytes).min(size);
         at = if start < size { (start / block_bytes * block_bytes).max(at) } else { size };
         // Where blocks are smaller, a run of ours may be several of the file system's.
         while end < size {
-            let (start, more) = next_data(file, end, size)?;
+            let (start, more) = next_data(end)?;
             if start / block_bytes * block_bytes > end {
                 break;
             }
@@ -212,7 +223,7 @@ pub(super) fn next_content(file: &OwnedFd, mut at: u64, size: u64) -> Result<(u6
         }
         while at < end {
             let want = HOLE_BYTES.min(usize::try_from(end - at).unwrap_or(HOLE_BYTES));
-            let read = read_full(file, &mut block[..want], at)?;
+            let read = read_full(&mut block[..want], at)?;
             if read < want || !is_zeros(&block[..read]) {
                 return Ok((at, end));
             }

@@ -4,6 +4,7 @@
 //! managed PATTERN    exactly as the image has it (the default)
 //! seed PATTERN       created when it is absent; then the machine's own, with all that is in it
 //! ignore PATTERN     never read, made, changed or removed, with all that is in it
+//! present PATTERN    as the image has it where it is there, and not created where it is not
 //! ```
 //! One rule a line; `#` begins a comment line. Patterns are those of [`exclude`](super::exclude). Of the rules that
 //! match a path the first decides; a path that none matches is what its directory is. A machine's own file
@@ -58,12 +59,26 @@ seed /etc/udev/rules.d/70-persistent-net.rules
 seed /boot/grub/device.map
 ";
 
+/// What is left of them when a tree is replaced as a whole.
+const WHOLE_RULES: &str = "\
+ignore /proc/*
+ignore /sys/*
+ignore /dev/*
+ignore /run/*
+ignore lost+found
+ignore /var/lib/shoal
+seed /etc/hostname
+seed /etc/machine-id
+seed /etc/ssh/ssh_host_*
+";
+
 /// Who decides a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Class {
     Managed,
     Seed,
     Ignored,
+    Present,
 }
 
 /// More than anybody writes: what has no end is not read to it.
@@ -81,7 +96,7 @@ pub struct Rules {
 pub enum RulesError {
     #[error("cannot read {}", path.display())]
     Read { path: PathBuf, source: io::Error },
-    #[error("{}, line {line}: {what:?} is none of managed, seed, ignore", path.display())]
+    #[error("{}, line {line}: {what:?} is none of managed, seed, ignore, present", path.display())]
     Class { path: PathBuf, line: usize, what: String },
     #[error("{}, line {line}", path.display())]
     Pattern { path: PathBuf, line: usize, source: PatternError },
@@ -91,6 +106,11 @@ impl Rules {
     /// The rules of a file, then [`DEFAULT_RULES`]. `file` must exist; without one, `LOCAL_RULES` in `target` is read if it
     /// is a file of the tree.
     pub fn load(target: &Path, file: Option<&Path>) -> Result<Self, RulesError> {
+        Self::load_with(target, file, &[])
+    }
+
+    /// As [`load`](Self::load), with further rules between those of the file and the default ones.
+    pub fn load_with(target: &Path, file: Option<&Path>, further: &[String]) -> Result<Self, RulesError> {
         let mut rules = Self::default();
         let local = target.join(LOCAL_RULES);
         let (path, needed) = file.map_or((local.as_path(), false), |file| (file, true));
@@ -99,7 +119,16 @@ impl Rules {
             let text = read(path).map_err(|source| RulesError::Read { path: path.to_owned(), source })?;
             rules.parse(path, &text)?;
         }
+        rules.parse(Path::new("the lists of the cluster file"), further.join("\n").as_bytes())?;
         rules.parse(Path::new("the default rules"), DEFAULT_RULES.as_bytes())?;
+        Ok(rules)
+    }
+
+    /// For a tree that is replaced as a whole: these rules, and what makes the machine this one.
+    pub fn of_whole(further: &[String]) -> Result<Self, RulesError> {
+        let mut rules = Self::default();
+        rules.parse(Path::new("the lists of the cluster file"), further.join("\n").as_bytes())?;
+        rules.parse(Path::new("the default rules"), WHOLE_RULES.as_bytes())?;
         Ok(rules)
     }
 
@@ -131,6 +160,7 @@ impl Rules {
                 b"managed" => Class::Managed,
                 b"seed" => Class::Seed,
                 b"ignore" => Class::Ignored,
+                b"present" => Class::Present,
                 _ => {
                     let what = String::from_utf8_lossy(word).into_owned();
                     return Err(RulesError::Class { path: path.to_owned(), line: at + 1, what });
@@ -233,7 +263,7 @@ mod tests {
     fn what_is_wrong_is_named_with_its_line() {
         let mut rules = Rules::none();
         let error = rules.parse(Path::new("r"), b"seed /a\nkeep /b\n").unwrap_err().to_string();
-        assert_eq!(error, "r, line 2: \"keep\" is none of managed, seed, ignore");
+        assert_eq!(error, "r, line 2: \"keep\" is none of managed, seed, ignore, present");
         assert!(matches!(rules.parse(Path::new("r"), b"seed"), Err(RulesError::Pattern { line: 1, .. })));
     }
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use shoal_node::block::EncodedBlock;
 use shoal_node::peer::{
-    BlockSource, BoxError, Directory, Keypair, Limits, ListKind, Offer, Peer, PeerConfig, PeerRole,
-    PieceSink, TradeHandle, TradeStatus,
+    BlockSource, BoxError, Directory, FleetConfig, Keypair, Limits, ListKind, MembersConfig, Offer, Peer,
+    PeerConfig, PeerId, PeerRole, PieceSink, TradeHandle, TradeStatus,
 };
 use shoal_node::store::Store;
 use shoal_proto::cid::Cid;
@@ -24,13 +24,13 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 pub(crate) struct Shelf(pub(crate) Option<Arc<PieceList>>);
 
 impl Directory for Shelf {
-    fn answer(&self, _: &Query) -> Option<Answer> {
+    fn answer(&self, _: &Query, _: &PeerId) -> Option<Answer> {
         None
     }
 
-    fn offer(&self, list: &Cid) -> Option<Offer> {
+    fn offer(&self, list: &Cid, _: &PeerId) -> Option<Offer> {
         let list = self.0.clone().filter(|own| own.name() == *list)?;
-        Some(Offer { list, kind: ListKind::Content })
+        Some(Offer { list, kind: ListKind::Content, private: false })
     }
 }
 
@@ -96,6 +96,8 @@ impl Member {
             rack: Zone::UNKNOWN,
             bootstrap: bootstrap.iter().map(|other| (other.peer.id(), other.addresses())).collect(),
             limits,
+            members: MembersConfig::default(),
+            fleet: FleetConfig::default(),
         };
         let peer = Peer::start(config, store.clone(), source(store.clone()), Arc::new(shelf)).await.unwrap();
         Self { peer, store, _dir: dir }

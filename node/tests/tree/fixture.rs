@@ -190,27 +190,28 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        fn unlock(path: &Path) {
-            let Ok(metadata) = fs::symlink_metadata(path) else { return };
-            if metadata.is_dir() || metadata.is_file() {
-                if metadata.is_dir() {
-                    let _ = fs::set_permissions(path, fs::Permissions::from_mode(0o700));
-                }
-                let locks = IFlags::IMMUTABLE | IFlags::APPEND;
-                if let Ok(file) = File::open(path)
-                    && let Ok(flags) = rustix::fs::ioctl_getflags(&file)
-                    && flags.intersects(locks)
-                {
-                    let _ = rustix::fs::ioctl_setflags(&file, flags - locks);
-                    let _ = fs::set_permissions(path, fs::Permissions::from_mode(0o700));
-                }
-            }
-            if metadata.is_dir() {
-                for entry in fs::read_dir(path).into_iter().flatten().flatten() {
-                    unlock(&entry.path());
-                }
-            }
-        }
         unlock(self.0.path());
+    }
+}
+
+fn unlock(path: &Path) {
+    let Ok(metadata) = fs::symlink_metadata(path) else { return };
+    if metadata.is_dir() || metadata.is_file() {
+        if metadata.is_dir() {
+            let _ = fs::set_permissions(path, fs::Permissions::from_mode(0o700));
+        }
+        let locks = IFlags::IMMUTABLE | IFlags::APPEND;
+        if let Ok(file) = File::open(path)
+            && let Ok(flags) = rustix::fs::ioctl_getflags(&file)
+            && flags.intersects(locks)
+        {
+            let _ = rustix::fs::ioctl_setflags(&file, flags - locks);
+            let _ = fs::set_permissions(path, fs::Permissions::from_mode(0o700));
+        }
+    }
+    if metadata.is_dir() {
+        for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+            unlock(&entry.path());
+        }
     }
 }

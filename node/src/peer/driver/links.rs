@@ -1,12 +1,14 @@
 //! The driver's dealings with connections: who is let in, what they say, whom to dial.
 
 use super::*;
+use crate::peer::Offer;
 use crate::peer::discovery::{self, Places};
-use crate::peer::streams;
+use crate::peer::streams::{self, Lane, Opened};
 use libp2p::swarm::{ConnectionId, DialError, dial_opts::DialOpts, dial_opts::PeerCondition};
 use shoal_proto::neighbourhood::{self, Greeting};
 use shoal_proto::ticket::HostPort;
 use shoal_proto::wire::ADDRESSES_PER_PEER_MAX;
+use std::net::IpAddr;
 
 impl Driver {
     pub(super) fn handle_swarm(&mut self, event: SwarmEvent<BehaviourEvent>) {
@@ -17,6 +19,7 @@ impl Driver {
             SwarmEvent::ConnectionClosed { peer_id, connection_id, cause, .. } => {
                 let key = self.by_peer.get(&peer_id).copied();
                 let key = key.filter(|key| self.links[key].connection == connection_id);
+                self.lobby.remove(connection_id);
                 if let Some(key) = key {
                     let why = cause.map_or_else(|| "closed".to_owned(), |cause| cause.to_string());
                     self.forget(key, &why);
@@ -31,6 +34,16 @@ impl Driver {
             SwarmEvent::Behaviour(BehaviourEvent::Streams(streams::Event { peer, connection, opened })) => {
                 let link = self.by_peer.get(&peer).and_then(|key| self.links.get_mut(key));
                 if let Some(link) = link.filter(|link| link.connection == connection) {
+                    match opened {
+                        Opened::Inbound(Lane::Session, stream) => self.sessions.accept(peer, stream),
+                        Opened::Outbound(Lane::Session, stream) => self.sessions.opened(peer, stream),
+                        Opened::Failed(Lane::Session, why) => self.sessions.refused(peer, &why),
+                        opened => link.start(opened, &self.around),
+                    }
+                } else if let (Some(link), Opened::Outbound(Lane::Control, _)) =
+                    (self.lobby.get_mut(connection), &opened)
+                {
+                    // It is told one thing, and nothing that it says is read.
                     link.start(opened, &self.around);
                 }
             }
@@ -58,21 +71,24 @@ impl Driver {
             self.swarm.close_connection(connection);
             return;
         };
+        let key = PeerKey(self.next_key);
+        self.next_key += 1;
+        let remote_ip = socket_address(endpoint.get_remote_address()).map(|address| address.ip());
+        let link = Link::new(key, peer, connection, remote_ip, we_dialed, meter);
+        let Some(link) = self.admit(link) else { return };
         if let Some(old) = self.by_peer.get(&peer).copied() {
             self.swarm.close_connection(self.links[&old].connection);
             self.forget_link(old);
         }
-        let key = PeerKey(self.next_key);
-        self.next_key += 1;
-        let remote_ip = socket_address(endpoint.get_remote_address()).map(|address| address.ip());
-        self.links.insert(key, Link::new(key, peer, connection, remote_ip, we_dialed, meter));
+        self.links.insert(key, link);
         self.by_peer.insert(peer, key);
         self.discovery.graph.handle_connected(now, peer, we_dialed);
         let mut ports: Vec<u16> = self.listen.iter().map(SocketAddr::port).collect();
         ports.sort_unstable();
         ports.dedup();
         ports.truncate(ADDRESSES_PER_PEER_MAX);
-        self.send(key, Frame::Hello(Hello { role: self.role, ports, rack: self.rack.clone() }));
+        let members = self.roll.number();
+        self.send(key, Frame::Hello(Hello { role: self.role, ports, rack: self.rack.clone(), members }));
         let welcome = self.discovery.graph.is_welcome(peer);
         tracing::debug!(%peer, we_dialed, welcome, "connected");
         if !welcome {
@@ -156,14 +172,33 @@ impl Driver {
     }
 
     fn handle_frame(&mut self, key: PeerKey, frame: Frame) {
-        let Some(link) = self.links.get(&key) else { return };
+        let now = self.now();
+        let Some(link) = self.links.get_mut(&key) else { return };
         let (peer, greeted) = (link.peer, link.hello.is_some());
+        if let Frame::Barred { revoked } = frame {
+            return self.handle_barred(key, revoked);
+        }
         if matches!(frame, Frame::Hello(_)) == greeted {
             return self.fault(key, "its first frame was not a hello, or a later one was");
         }
-        let now = self.now();
+        let is_question = matches!(frame, Frame::Query(_) | Frame::PeersWanted);
+        // There is a signature to verify, or something to write down.
+        let is_statement =
+            matches!(frame, Frame::Members(_) | Frame::Release(_) | Frame::Report(_) | Frame::Orders(_));
+        if let Err(why) = link.patience.hear(now, is_question || is_statement) {
+            return self.fault(key, why);
+        }
+        if is_question && link.is_behind() {
+            return;
+        }
         match frame {
             Frame::Hello(hello) => self.handle_hello(key, hello),
+            Frame::Members(members) => self.handle_members(key, members),
+            Frame::Barred { .. } => unreachable!("handled above"),
+            Frame::Follow(follow) => self.handle_follow(key, follow),
+            Frame::Release(release) => self.handle_release(key, release),
+            Frame::Report(report) => self.handle_report(key, *report),
+            Frame::Orders(orders) => self.handle_orders(key, &orders),
             Frame::PeersWanted => {
                 self.discovery.graph.handle_peers_wanted(now, peer);
                 self.drain_graph();
@@ -177,8 +212,8 @@ impl Driver {
                 self.drain_graph();
             }
             Frame::Query(query) => {
-                let none = Answer { query: query.clone(), name: None, root: None };
-                let answer = self.directory.answer(&query).unwrap_or(none);
+                let answer = self.directory.answer(&query, &peer);
+                let answer = answer.unwrap_or_else(|| Answer::nothing(query));
                 self.send(key, Frame::Answer(answer));
             }
             Frame::Answer(answer) => self.handle_answer(key, answer),
@@ -219,6 +254,12 @@ impl Driver {
         let greeting = Greeting { addresses, zone: hello.rack.clone(), seeder };
         tracing::info!(%peer, role = ?hello.role, rack = %hello.rack, "met a peer");
         link.hello = Some(hello);
+        let connection = link.connection;
+        for _ in 0..self.sessions.wanted_with(&peer) {
+            self.swarm.behaviour_mut().streams.open_session(peer, connection);
+        }
+        self.tell_members(key);
+        self.introduce_fleet(key);
         self.discovery.graph.handle_hello(now, peer, greeting);
         self.trouble = None;
         self.drain_graph();
@@ -238,7 +279,8 @@ impl Driver {
                 }
                 neighbourhood::Output::Disconnect { peer, reason } => {
                     let Some(key) = self.by_peer.get(&peer).copied() else { continue };
-                    if reason == Reason::Refused && !self.lookups.is_empty() {
+                    let is_asked = !self.lookups.is_empty() || self.reporting.awaits_answer();
+                    if reason == Reason::Refused && is_asked {
                         // Its answer is on its way; it hangs up itself, a little later.
                         self.lingering.push(key);
                     } else {
@@ -265,11 +307,14 @@ impl Driver {
     fn handle_answer(&mut self, key: PeerKey, answer: Answer) {
         let Some(at) = self.lookups.iter().position(|lookup| lookup.query == answer.query) else { return };
         let link = &self.links[&key];
-        if answer.root.is_none() {
+        if answer.root.is_none() && answer.assignment.is_none() {
             // A node may not have heard of it; the seeder of the ticket knows what there is.
             if self.discovery.is_bootstrap(&link.peer) && link.is_seeder() {
                 let lookup = self.lookups.swap_remove(at);
-                let _ = lookup.reply.send(Err(LookupError::Unknown(lookup.query)));
+                let _ = lookup.reply.send(Err(match answer.refused {
+                    Some(why) => LookupError::Refused(why),
+                    None => LookupError::Unknown(lookup.query),
+                }));
             }
             return;
         }
@@ -295,22 +340,18 @@ impl Driver {
         if let Err(why) = link.note_join(exchange, list) {
             return self.fault(key, why);
         }
+        let peer = link.peer;
         let number = self.trades.find(&list).or_else(|| {
-            let offer = self.directory.offer(&list)?;
+            let Offer { list, kind, private } = self.directory.offer(&list, &peer)?;
             let role = match self.role {
-                PeerRole::Seeder => Role::Seeder,
-                PeerRole::Node => Role::Node,
+                // Of what nobody passes on, everybody has to be given everything.
+                PeerRole::Seeder if !private => Role::Seeder,
+                PeerRole::Seeder | PeerRole::Node => Role::Node,
             };
             let (done, _) = oneshot::channel();
-            let request = TradeRequest {
-                held: Bitfield::full(offer.list.len()),
-                unwanted: Bitfield::empty(offer.list.len()),
-                list: offer.list,
-                kind: offer.kind,
-                sink: Arc::new(StoreOnly),
-                done,
-            };
-            Some(self.start_trade(request, role))
+            let (held, unwanted) = (Bitfield::full(list.len()), Bitfield::empty(list.len()));
+            let listing = Listing { list, kind, held, unwanted, private };
+            Some(self.start_trade(TradeRequest { listing, sink: Arc::new(StoreOnly), done }, role))
         });
         if let Some(number) = number {
             self.tell_join(key, number);
@@ -324,7 +365,10 @@ impl Driver {
         let ReceivedPiece { from, exchange, piece, delivery, permit } = received;
         let Some(number) = self.number_of(from, exchange) else { return };
         self.send(from, Frame::Arrived { exchange, piece: piece.get() });
-        let (Some(link), Some(trade)) = (self.links.get(&from), self.trades.get_mut(number)) else { return };
+        let (Some(link), Some(trade)) = (self.links.get_mut(&from), self.trades.get_mut(number)) else {
+            return;
+        };
+        link.patience.note_piece();
         let bytes = delivery.payload().len() as u64;
         if link.is_seeder() {
             self.traffic.from_seeders_bytes += bytes;
@@ -345,7 +389,11 @@ impl Driver {
     }
 
     fn number_of(&self, key: PeerKey, theirs: u32) -> Option<u32> {
-        self.trades.find(&self.links.get(&key)?.joined_list(theirs)?)
+        let link = self.links.get(&key)?;
+        let number = self.trades.find(&link.joined_list(theirs)?)?;
+        // Whoever was not let into a private trade may have joined it all the same.
+        let is_in = link.trades(number) || !self.trades.get(number)?.private;
+        is_in.then_some(number)
     }
 
     pub(super) fn send(&mut self, key: PeerKey, frame: Frame) {
@@ -356,13 +404,36 @@ impl Driver {
 
     /// The peer broke the protocol: shun it for a while, and say so.
     pub(super) fn fault(&mut self, key: PeerKey, why: &str) {
-        let now = self.now();
         let Some(link) = self.links.get(&key) else { return };
-        let (peer, connection) = (link.peer, link.connection);
-        tracing::warn!(%peer, why, "a peer broke the protocol and is shunned");
-        self.discovery.graph.handle_fault(now, peer);
+        let (peer, connection, address) = (link.peer, link.connection, link.remote_ip);
+        self.ban(peer, address, why);
         self.swarm.close_connection(connection);
         self.forget_link(key);
+    }
+
+    /// What a peer did is found out after it hung up: it may be back under another key.
+    pub(super) fn blame_departed(&mut self, key: PeerKey, why: &str) {
+        if self.links.contains_key(&key) {
+            return;
+        }
+        let Some((peer, address)) = self.departed.find(key.0) else { return };
+        match self.by_peer.get(&peer).copied() {
+            Some(back) => self.fault(back, why),
+            None => self.ban(peer, address, why),
+        }
+    }
+
+    fn ban(&mut self, peer: PeerId, address: Option<IpAddr>, why: &str) {
+        let now = self.now();
+        let from = address.map(tracing::field::display);
+        tracing::warn!(%peer, from, why, "a peer broke the protocol and is shunned");
+        self.discovery.graph.handle_fault(now, peer);
+        if self.bans.note(now, peer, address, why)
+            && let Some(address) = address
+        {
+            tracing::warn!(%address, "too many keys of one address broke the protocol: nobody new is let in from there");
+            self.swarm.behaviour_mut().door.close(std::time::Instant::now(), address, neighbourhood::BAN);
+        }
     }
 
     fn forget(&mut self, key: PeerKey, why: &str) {
@@ -376,6 +447,7 @@ impl Driver {
         let now = self.now();
         let Some(link) = self.links.remove(&key) else { return };
         self.by_peer.remove(&link.peer);
+        self.departed.note(key.0, link.peer, link.remote_ip);
         self.discovery.graph.handle_disconnected(now, link.peer);
         for number in self.trades.numbers() {
             if link.trades(number) {
@@ -387,7 +459,7 @@ impl Driver {
         self.tell_replicated();
     }
 
-    fn find_and_dial(&mut self, peer: PeerId, addresses: Vec<SocketAddr>) {
+    pub(super) fn find_and_dial(&mut self, peer: PeerId, addresses: Vec<SocketAddr>) {
         let Places { addresses, names } = self.discovery.places(&peer, addresses);
         if names.is_empty() {
             self.dial(peer, addresses);
@@ -413,6 +485,10 @@ impl Driver {
         self.discovery.graph.handle_dial_failed(self.now(), peer);
         if !self.discovery.is_bootstrap(&peer) {
             tracing::debug!(%peer, %error, "cannot reach a peer");
+            return;
+        }
+        if let DialError::DialPeerConditionFalse(_) = error {
+            // Another dial is under way, and tells of itself.
             return;
         }
         let text = describe_dial_error(error);

@@ -48,7 +48,7 @@ impl Stranger {
         announcement: Announcement,
     ) -> Self {
         let mut stranger = within(Self::connect(peer.addresses()[0], secret)).await;
-        let hello = Hello { role: PeerRole::Node, ports: Vec::new(), rack: Zone::UNKNOWN };
+        let hello = Hello { role: PeerRole::Node, ports: Vec::new(), rack: Zone::UNKNOWN, members: 0 };
         stranger.say(Frame::Hello(hello)).await;
         stranger.say(Frame::Join { exchange: EXCHANGE, list: list.name() }).await;
         stranger.say_in_trade(Message::Announce(announcement)).await;
@@ -58,7 +58,7 @@ impl Stranger {
     /// Connects and says hello, from a machine that it claims to be dialed at by `port`.
     pub(super) async fn greet(peer: &Peer, secret: &SwarmSecret, port: u16) -> Self {
         let mut stranger = within(Self::connect(peer.addresses()[0], secret)).await;
-        let hello = Hello { role: PeerRole::Node, ports: vec![port], rack: Zone::UNKNOWN };
+        let hello = Hello { role: PeerRole::Node, ports: vec![port], rack: Zone::UNKNOWN, members: 0 };
         stranger.say(Frame::Hello(hello)).await;
         stranger
     }
@@ -76,7 +76,10 @@ impl Stranger {
                 Opened::Outbound(Lane::Bulk, stream) => sends = Some(stream),
                 Opened::Inbound(Lane::Control, stream) => hears = Some(FrameReader::new(stream)),
                 Opened::Inbound(Lane::Bulk, stream) => gets = Some(stream),
-                Opened::Failed(why) => panic!("{why}"),
+                Opened::Outbound(Lane::Session, _) | Opened::Inbound(Lane::Session, _) => {
+                    panic!("nobody asked for a session")
+                }
+                Opened::Failed(_, why) => panic!("{why}"),
             }
         }
         let polled = async move { while swarm.next().await.is_some() {} };
@@ -95,6 +98,13 @@ impl Stranger {
         codec::append_frame(&mut bytes, frame);
         self.says.write_all(&bytes).await.unwrap();
         self.says.flush().await.unwrap();
+    }
+
+    /// Says bytes that need be no frame; the peer may hang up meanwhile.
+    pub(super) async fn say_raw(&mut self, bytes: &[u8]) {
+        use futures::AsyncWriteExt as _;
+        let _ = self.says.write_all(bytes).await;
+        let _ = self.says.flush().await;
     }
 
     pub(super) async fn say_in_trade(&mut self, message: Message) {
@@ -157,7 +167,8 @@ impl Stranger {
         let got = async {
             let header = codec::read_bulk_header(&mut self.gets).await.unwrap();
             let bytes = header.payload_bytes as usize;
-            (header, codec::read_payload(&mut self.gets, bytes, &Pace::free(), || {}).await.unwrap())
+            let payload = codec::read_payload(&mut self.gets, bytes, &Pace::free(), || {}).await.unwrap();
+            (header, payload.into_vec())
         };
         within(got).await
     }

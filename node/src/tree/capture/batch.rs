@@ -24,6 +24,8 @@ const SPARE_MAX: usize = 32;
 pub(super) enum Event {
     /// The next so many bytes of the batch.
     Chunk(ChunkId, u32),
+    /// So many bytes that came before, or that the parent has.
+    Known(ChunkId, u32),
     Hole(u64),
     /// The file changed: forget what was said of its content.
     Restart,
@@ -69,7 +71,7 @@ pub(super) struct Batch {
     pub(super) events: Vec<Event>,
 }
 
-/// Buffers that go round: a fresh one costs as much in page faults as hashing what is in it.
+/// Buffers that go round, each [`BUFFER_BYTES`] long: a fresh one costs as much in page faults as hashing what is in it.
 #[derive(Debug, Default)]
 pub(super) struct Buffers(Mutex<Vec<Vec<u8>>>);
 
@@ -110,7 +112,12 @@ impl Buffers {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).pop()
     }
 
-    pub(super) fn give(&self, buffer: Vec<u8>) {
+    /// Keeps a buffer for its next use, if it is large enough to be of any: a batch without content has none.
+    pub(super) fn give(&self, mut buffer: Vec<u8>) {
+        if buffer.capacity() < BUFFER_BYTES {
+            return;
+        }
+        buffer.resize(BUFFER_BYTES, 0);
         let mut spare = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if spare.len() < SPARE_MAX {
             spare.push(buffer);
@@ -179,5 +186,21 @@ impl<'a> Batcher<'a> {
         let data = std::mem::replace(&mut self.data, next);
         (self.said, self.filled) = (0, unsaid);
         self.to.send(Batch { data, events: std::mem::take(&mut self.events) }).map_err(|_| Stopped)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_buffer_that_goes_round_has_room_for_a_batch() {
+        let buffers = Buffers::default();
+        buffers.give(Vec::new());
+        assert!(buffers.take().is_none());
+        let mut shorter = vec![0; BUFFER_BYTES];
+        shorter.truncate(5);
+        buffers.give(shorter);
+        assert_eq!(buffers.take().unwrap().len(), BUFFER_BYTES);
     }
 }

@@ -3,27 +3,20 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, bounded};
 use shoal_proto::cid::Cid;
-use shoal_proto::image::chunker::Chunker;
 use shoal_proto::image::layout::{BlockKey, LaidBlock, Layout, ParentPieces, block_bytes_for};
 use shoal_proto::image::manifest::Manifest;
 
-use super::super::root::Directories;
 use super::batch::{Batch, BlockBytes, Buffers};
 use super::left_over::{self, Trouble};
 use super::packer::{Closed, Packer};
-use super::read::Reader;
 use super::scan::{Counts, Scan};
 use super::seen::{Seen, SeenWriter};
+use super::source::{Source, Work};
 use super::{BlockSink, CaptureError, CaptureOptions, CaptureProgress, Changed};
 use crate::block::EncodedBlock;
 
-/// One job is at most so many entries, and ends when it has so many bytes to read.
-const JOB_ENTRIES_MAX: u32 = 256;
-const JOB_BYTES: u64 = 1 << 20;
-/// Batches that a reader may be ahead with one job.
-const BATCHES_AHEAD: usize = 2;
 /// Bytes of full blocks that may wait for a compressor. With less, blocks of 256 KiB make threads wait for each other.
 const BLOCKS_AHEAD_BYTES: usize = 4 << 20;
 
@@ -49,7 +42,7 @@ pub(super) enum PackError {
 
 /// What a capture works with from beginning to end.
 pub(super) struct Setting<'a> {
-    pub(super) directories: &'a Directories,
+    pub(super) source: &'a dyn Source,
     pub(super) options: &'a CaptureOptions,
     pub(super) sink: &'a dyn BlockSink,
     pub(super) progress: &'a dyn CaptureProgress,
@@ -59,11 +52,6 @@ pub(super) struct Setting<'a> {
 pub(super) type Rows = std::ops::Range<u32>;
 /// A block that is full, and what to call it.
 pub(super) type Block<'a> = (BlockKey, BlockBytes<'a>);
-
-struct Job {
-    rows: Rows,
-    batches: Sender<Batch>,
-}
 
 /// What became of the blocks.
 #[derive(Default)]
@@ -85,7 +73,6 @@ pub(super) fn pack(
         None => block_bytes_for(whole_scan.data_bytes),
     };
     let layout = Layout::new(block_bytes, setting.parent.clone());
-    let (jobs_in, jobs) = bounded::<Job>(threads);
     let (order_in, order) = bounded::<(Rows, Receiver<Batch>)>(2 * threads);
     let blocks_ahead = threads.max(BLOCKS_AHEAD_BYTES / block_bytes as usize);
     let (blocks_in, blocks) = bounded::<Block<'_>>(blocks_ahead);
@@ -94,21 +81,30 @@ pub(super) fn pack(
     let (scan, batch_buffers, block_buffers) = (&whole_scan, &batch_buffers, &block_buffers);
 
     let (closed, trouble) = std::thread::scope(|scope| {
-        scope.spawn(move || dispatch(scan, &jobs_in, &order_in));
-        for _ in 0..threads {
-            let jobs = jobs.clone();
-            scope.spawn(move || read(setting, scan, batch_buffers, &jobs));
-        }
+        let reading = scope.spawn(move || {
+            let work = Work {
+                scan,
+                buffers: batch_buffers,
+                progress: setting.progress,
+                allow_changed: setting.options.allow_changed,
+                threads,
+            };
+            setting.source.read(&work, &order_in)
+        });
         // One more than there are readers: a sink that waits for its disk holds one up.
         for _ in 0..=threads {
             let (blocks, stored) = (blocks.clone(), &stored);
             scope.spawn(move || compress(setting, &blocks, block_buffers, stored));
         }
-        drop((jobs, blocks));
+        drop(blocks);
         let mut packer = Packer::new(setting.parent.as_ref(), scan, layout, unreadable, seen, blocks_in);
         // Dropped when it ends early: then everybody who would wait for this thread ends too.
         packer.run(order, batch_buffers, block_buffers);
-        let (closed, blocks_in) = packer.close();
+        let (mut closed, blocks_in) = packer.close();
+        let read = reading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        if let Err(failure) = read {
+            closed.failure.get_or_insert(failure);
+        }
         let trouble = match &setting.parent {
             Some(parent) if closed.is_whole() => {
                 left_over::send(&closed.laid, parent, setting.sink, block_buffers, &blocks_in)
@@ -172,44 +168,6 @@ fn assemble(
     })
 }
 
-/// Cuts the rows into jobs. The order of receivers is the order of rows.
-fn dispatch(scan: &Scan, jobs: &Sender<Job>, order: &Sender<(Rows, Receiver<Batch>)>) {
-    let rows = u32::try_from(scan.rows.len()).expect("the scan numbers rows with u32");
-    let mut start = 0;
-    while start < rows {
-        let (mut end, mut bytes) = (start, 0);
-        while end < rows && end - start < JOB_ENTRIES_MAX && bytes < JOB_BYTES {
-            bytes += scan.rows[end as usize].read_bytes;
-            end += 1;
-        }
-        let (batches_in, batches) = bounded(BATCHES_AHEAD);
-        // Either ends when the capture failed.
-        if order.send((start..end, batches)).is_err()
-            || jobs.send(Job { rows: start..end, batches: batches_in }).is_err()
-        {
-            return;
-        }
-        start = end;
-    }
-}
-
-fn read(setting: &Setting<'_>, scan: &Scan, buffers: &Buffers, jobs: &Receiver<Job>) {
-    let mut reader = Reader {
-        directories: setting.directories,
-        scan,
-        progress: setting.progress,
-        buffers,
-        allow_changed: setting.options.allow_changed,
-        chunker: Chunker::default(),
-        directory: None,
-    };
-    for job in jobs {
-        if reader.read(job.rows, &job.batches).is_err() {
-            return;
-        }
-    }
-}
-
 fn compress(setting: &Setting<'_>, blocks: &Receiver<Block<'_>>, buffers: &Buffers, stored: &Mutex<Stored>) {
     let options = setting.options;
     let mut payload = Vec::new();
@@ -237,6 +195,6 @@ fn compress(setting: &Setting<'_>, blocks: &Receiver<Block<'_>>, buffers: &Buffe
         if stored.failure.is_some() {
             return;
         }
-        payload = block.payload;
+        payload = block.payload.into_vec();
     }
 }

@@ -10,6 +10,7 @@ use shoal_proto::image::tree::TreeBuilder;
 
 use super::batch::{Batch, BatchBytes, BlockBytes, Body, Buffers, Event, Outcome};
 use super::pack::{Block, Rows};
+use super::remote::RemoteError;
 use super::reuse::inode_of;
 use super::scan::Scan;
 use super::seen::{Seen, SeenWriter, Stamp};
@@ -130,6 +131,15 @@ impl<'a> Packer<'a> {
                 }
                 push_segment(&mut self.segments, Segment::Chunks { first: placed.chunk, count: 1 });
                 *at = end;
+            }
+            Event::Known(id, bytes) => {
+                let placed = self.layout.place(id, bytes);
+                if placed.append_to.is_some() {
+                    let error = RemoteError::Nonsense("a chunk is said to be here and is not");
+                    self.failure = Some(error.into());
+                    return None;
+                }
+                push_segment(&mut self.segments, Segment::Chunks { first: placed.chunk, count: 1 });
             }
             Event::Hole(bytes) => push_segment(&mut self.segments, Segment::Hole { bytes }),
             Event::Restart => self.segments.clear(),

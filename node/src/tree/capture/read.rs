@@ -1,24 +1,18 @@
-//! The second pass: metadata and content of each entry, cut and hashed.
+//! The second pass: what is said of each entry, and how content is cut and hashed.
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 
 use crossbeam_channel::Sender;
-use rustix::fs::{FileType, Mode, OFlags, Statx};
 use rustix::io::Errno;
 use shoal_proto::cid::ChunkId;
 use shoal_proto::image::chunker::{CHUNK_BYTES_MAX, Chunker};
-use shoal_proto::image::entry::{Attributes, SYMLINK_TARGET_BYTES_MAX};
+use shoal_proto::image::entry::EntryError;
 
-use super::super::metadata::{self, ReadError};
-use super::super::root::{self, Directories};
-use super::batch::{Batch, Batcher, Body, Buffers, Event, Outcome, Stopped};
+use super::super::metadata::ReadError;
+use super::super::root;
+use super::batch::{Batch, Batcher, Buffers, Event, Outcome, Stopped};
 use super::scan::{Found, Scan};
-use super::seen::Stamp;
 use super::{CaptureProgress, UnreadableReason};
-
-/// Times that a file is read again when it changed meanwhile.
-const REREADS_MAX: u32 = 3;
 
 /// Why a run of data stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +25,7 @@ enum Stop {
 }
 
 /// Why an entry could not be said.
-enum Failure {
+pub(super) enum Failure {
     Stopped,
     Vanished,
     Changed,
@@ -44,11 +38,17 @@ impl From<Errno> for Failure {
     }
 }
 
+impl From<EntryError> for Failure {
+    fn from(error: EntryError) -> Self {
+        Self::Reason(error.into())
+    }
+}
+
 impl From<ReadError> for Failure {
     fn from(error: ReadError) -> Self {
         match error {
             ReadError::System(error) => error.into(),
-            ReadError::Entry(error) => Self::Reason(error.into()),
+            ReadError::Entry(error) => error.into(),
         }
     }
 }
@@ -59,20 +59,27 @@ impl From<Stopped> for Failure {
     }
 }
 
-/// Reads entries, one job after another.
-pub(super) struct Reader<'a> {
-    pub(super) directories: &'a Directories,
-    pub(super) scan: &'a Scan,
-    pub(super) progress: &'a dyn CaptureProgress,
-    pub(super) buffers: &'a Buffers,
-    /// Take a file that changes each time it is read as it was read last.
-    pub(super) allow_changed: bool,
-    pub(super) chunker: Chunker,
-    /// The directory of the last entry.
-    pub(super) directory: Option<(u32, Arc<OwnedFd>)>,
+/// One reader's view of the entries of a source.
+pub(super) trait SayEntry {
+    /// Says the content of an entry that is no hard link and not taken over, if it has any, and returns the rest.
+    fn say(
+        &mut self,
+        number: u32,
+        found: Found,
+        cutter: &mut Cutter<'_>,
+        batch: &mut Batcher<'_>,
+    ) -> Result<Outcome, Failure>;
 }
 
-impl Reader<'_> {
+/// Reads entries, one job after another.
+pub(super) struct Reader<'a, E> {
+    pub(super) scan: &'a Scan,
+    pub(super) buffers: &'a Buffers,
+    pub(super) cutter: Cutter<'a>,
+    pub(super) entries: E,
+}
+
+impl<E: SayEntry> Reader<'_, E> {
     /// Says everything about these rows.
     pub(super) fn read(&mut self, rows: std::ops::Range<u32>, to: &Sender<Batch>) -> Result<(), Stopped> {
         let mut batch = Batcher::new(self.buffers, to);
@@ -93,83 +100,54 @@ impl Reader<'_> {
         if let Some(same) = self.scan.same(number) {
             return Ok(Outcome::Same(same));
         }
-        let found = self.scan.rows[number as usize].found;
-        if let Found::HardLink(first) = found {
-            return Ok(Outcome::HardLink(first));
+        match self.scan.rows[number as usize].found {
+            Found::HardLink(first) => Ok(Outcome::HardLink(first)),
+            found => self.entries.say(number, found, &mut self.cutter, batch),
         }
-        if found == Found::Directory {
-            let dir = self.directories.open(self.scan, number)?;
-            let stat = root::stat(&dir)?;
-            if stat.stx_nlink == 0 {
-                // Removed while it was kept open.
-                return Err(Failure::Vanished);
-            }
-            return said(metadata::read_open(&dir, &stat)?, &stat, Body::Directory);
-        }
-        let dir = self.parent(number)?;
-        let name = self.scan.name(number);
-        if found == Found::File {
-            return self.file(&dir, name, batch);
-        }
-        let stat = root::stat_in(&dir, name)?;
-        let device = (stat.stx_rdev_major, stat.stx_rdev_minor);
-        let (body, same) = match (found, FileType::from_raw_mode(stat.stx_mode.into())) {
-            (Found::Symlink, FileType::Symlink) => {
-                let target =
-                    rustix::fs::readlinkat(&*dir, name, Vec::with_capacity(SYMLINK_TARGET_BYTES_MAX))?;
-                (Body::Symlink(target.into_bytes()), true)
-            }
-            (Found::CharDevice, FileType::CharacterDevice) => (Body::CharDevice(device.0, device.1), true),
-            (Found::BlockDevice, FileType::BlockDevice) => (Body::BlockDevice(device.0, device.1), true),
-            (Found::Fifo, FileType::Fifo) => (Body::Fifo, true),
-            _ => (Body::Fifo, false),
-        };
-        if !same {
-            return Err(Failure::Changed);
-        }
-        said(metadata::read_named(&dir, name, &stat)?, &stat, body)
+    }
+}
+
+/// The content of a file.
+pub(super) trait Data {
+    /// The next run of data of a sparse file from `at` on, as [`root::next_content`] says it.
+    fn next_content(&self, at: u64, size: u64) -> Result<(u64, u64), Errno>;
+
+    /// Fills the buffer, or reads to the end of the file.
+    fn read_full(&self, buffer: &mut [u8], at: u64) -> Result<usize, Errno>;
+}
+
+impl Data for OwnedFd {
+    fn next_content(&self, at: u64, size: u64) -> Result<(u64, u64), Errno> {
+        root::next_content(self, at, size)
     }
 
-    fn parent(&mut self, number: u32) -> Result<Arc<OwnedFd>, Errno> {
-        let parent = self.scan.parent(number);
-        if let Some((open, dir)) = &self.directory
-            && *open == parent
-        {
-            return Ok(Arc::clone(dir));
-        }
-        let dir = self.directories.open(self.scan, parent)?;
-        self.directory = Some((parent, Arc::clone(&dir)));
-        Ok(dir)
+    fn read_full(&self, buffer: &mut [u8], at: u64) -> Result<usize, Errno> {
+        root::read_full(self, buffer, at)
     }
+}
 
-    fn file(&mut self, dir: &OwnedFd, name: &[u8], batch: &mut Batcher<'_>) -> Result<Outcome, Failure> {
-        let file = open_file(dir, name)?;
-        let mut before = root::stat(&file)?;
-        if FileType::from_raw_mode(before.stx_mode.into()) != FileType::RegularFile {
-            return Err(Failure::Changed);
-        }
-        for reread in 0..=REREADS_MAX {
-            let read = self.content(&file, &before, batch)?;
-            let attributes = metadata::read_open(&file, &before)?;
-            let after = root::stat(&file)?;
-            let settled = read == after.stx_size && unchanged(&before, &after);
-            if settled || self.allow_changed && reread == REREADS_MAX {
-                let outcome = said(attributes, &after, Body::File)?;
-                return Ok(if settled { outcome } else { unsettled(outcome) });
-            }
-            batch.push(Event::Restart)?;
-            before = after;
-        }
-        Err(Failure::Changed)
+/// Cuts content into chunks and names them.
+pub(super) struct Cutter<'a> {
+    progress: &'a dyn CaptureProgress,
+    chunker: Chunker,
+}
+
+impl<'a> Cutter<'a> {
+    pub(super) fn new(progress: &'a dyn CaptureProgress) -> Self {
+        Self { progress, chunker: Chunker::default() }
     }
 
     /// Says the content of a file, and how long it is by what was read.
-    fn content(&mut self, file: &OwnedFd, stat: &Statx, batch: &mut Batcher<'_>) -> Result<u64, Failure> {
-        let size = stat.stx_size;
-        let sparse = stat.stx_blocks.saturating_mul(512) < size;
+    pub(super) fn content(
+        &mut self,
+        file: &impl Data,
+        size: u64,
+        sparse: bool,
+        batch: &mut Batcher<'_>,
+    ) -> Result<u64, Failure> {
         let mut at = 0;
         while at < size {
-            let (data, end) = if sparse { root::next_content(file, at, size)? } else { (at, size) };
+            let (data, end) = if sparse { file.next_content(at, size)? } else { (at, size) };
             if data > at {
                 batch.push(Event::Hole(data - at))?;
             }
@@ -185,7 +163,7 @@ impl Reader<'_> {
     /// Cuts one run of data and says how many bytes it had. In a sparse file it ends before a block of zeros.
     fn run(
         &mut self,
-        file: &OwnedFd,
+        file: &impl Data,
         start: u64,
         end: u64,
         sparse: bool,
@@ -202,7 +180,7 @@ impl Reader<'_> {
             } else {
                 room.len()
             };
-            let mut got = root::read_full(file, &mut room[..want], at)?;
+            let mut got = file.read_full(&mut room[..want], at)?;
             self.progress.read(got as u64);
             if got < want {
                 stop = Stop::Short;
@@ -226,41 +204,4 @@ impl Reader<'_> {
         }
         Ok((at - start, stop))
     }
-}
-
-fn said(attributes: Attributes, stat: &Statx, body: Body) -> Result<Outcome, Failure> {
-    let mtime = metadata::mtime_of(stat).map_err(UnreadableReason::from).map_err(Failure::Reason)?;
-    Ok(Outcome::Entry { attributes, mtime, body, stamp: Stamp::of(stat), settled: true })
-}
-
-/// Read for what it is worth: the next capture reads it again.
-fn unsettled(outcome: Outcome) -> Outcome {
-    match outcome {
-        Outcome::Entry { attributes, mtime, body, .. } => {
-            Outcome::Entry { attributes, mtime, body, stamp: Stamp::NONE, settled: false }
-        }
-        other => other,
-    }
-}
-
-/// Without leaving a trace in its access time, where that is allowed.
-fn open_file(dir: &OwnedFd, name: &[u8]) -> Result<OwnedFd, Failure> {
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let opened = match root::open_in(dir, name, flags | OFlags::NOATIME, Mode::empty()) {
-        Err(Errno::PERM) => root::open_in(dir, name, flags, Mode::empty()),
-        done => done,
-    };
-    // Another kind of thing stands there now.
-    opened.map_err(|error| match error {
-        Errno::LOOP | Errno::NXIO => Failure::Changed,
-        error => error.into(),
-    })
-}
-
-fn unchanged(before: &Statx, after: &Statx) -> bool {
-    let times = |stat: &Statx| {
-        let (m, c) = (stat.stx_mtime, stat.stx_ctime);
-        (m.tv_sec, m.tv_nsec, c.tv_sec, c.tv_nsec)
-    };
-    before.stx_size == after.stx_size && times(before) == times(after)
 }

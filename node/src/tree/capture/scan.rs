@@ -8,6 +8,7 @@ use rustix::io::Errno;
 use shoal_proto::image::ImagePath;
 use shoal_proto::image::path::Component;
 
+use super::super::archive::{Archive, Node};
 use super::super::exclude::Excludes;
 use super::super::root::{self, Directories, Names};
 use super::Unreadables;
@@ -71,6 +72,25 @@ pub(super) enum Found {
 impl Scan {
     pub(super) fn len(&self) -> usize {
         self.rows.len()
+    }
+
+    /// Adds the next row and returns its number; `None` beyond 4 GiB of names or 2^32 entries, where the tree's
+    /// builder would refuse it, with an error that says so.
+    fn push(&mut self, name: &[u8], parent: u32, found: Found, same: u32, data_bytes: u64) -> Option<u32> {
+        let name_start = u32::try_from(self.names.len()).ok()?;
+        let number = u32::try_from(self.rows.len()).ok()?;
+        let name_bytes = u8::try_from(name.len()).ok()?;
+        let read_bytes = if same == NONE { data_bytes } else { 0 };
+        self.names.extend_from_slice(name);
+        self.rows.push(Row { name_start, name_bytes, parent, same, found, read_bytes });
+        self.data_bytes += data_bytes;
+        self.read_bytes += read_bytes;
+        Some(number)
+    }
+
+    /// Adds the next row of a tree of another machine.
+    pub(super) fn push_far(&mut self, name: &[u8], parent: u32, found: Found, bytes: u64) -> Option<u32> {
+        self.push(name, parent, found, NONE, bytes)
     }
 
     pub(super) fn name(&self, number: u32) -> &[u8] {
@@ -312,11 +332,6 @@ impl Scanner<'_> {
         old: Option<u32>,
         stat: &Statx,
     ) -> Option<u32> {
-        let scan = &mut self.scan;
-        // Beyond 4 GiB of names or 2^32 entries: the tree's builder would refuse it, with an error that says so.
-        let name_start = u32::try_from(scan.names.len()).ok()?;
-        let number = u32::try_from(scan.rows.len()).ok()?;
-        let name_bytes = u8::try_from(name.len()).ok()?;
         let data_bytes = if found == Found::File { data_bytes(stat) } else { 0 };
         let old = old.filter(|_| !matches!(found, Found::HardLink(_)));
         let same = match (&mut self.reuse, old) {
@@ -329,13 +344,57 @@ impl Scanner<'_> {
             }
             _ => NONE,
         };
-        let read_bytes = if same == NONE { data_bytes } else { 0 };
-        scan.names.extend_from_slice(name);
-        scan.rows.push(Row { name_start, name_bytes, parent, same, found, read_bytes });
-        scan.data_bytes += data_bytes;
-        scan.read_bytes += read_bytes;
-        Some(number)
+        self.scan.push(name, parent, found, same, data_bytes)
     }
+}
+
+/// Goes through a tree that an archive holds.
+pub(super) fn scan_archive(archive: &Archive, excludes: &Excludes) -> Scan {
+    let mut scan = Scan::default();
+    // The first name of each inode.
+    let mut first_names: HashMap<u32, u32> = HashMap::new();
+    scan.push(b"", 0, Found::Directory, NONE, 0);
+    let mut path = Vec::new();
+    // Directories around the next entry: row, bytes of the path, and what is in them, the next one last.
+    let names_of = |inode| archive.names(inode).rev().collect::<Vec<_>>();
+    let mut frames = vec![(0, 0, names_of(0))];
+    while let Some((parent, path_bytes, names)) = frames.last_mut() {
+        let Some((name, at)) = names.pop() else {
+            frames.pop();
+            continue;
+        };
+        path.truncate(*path_bytes);
+        if *path_bytes > 0 {
+            path.push(b'/');
+        }
+        path.extend_from_slice(name);
+        let node = &archive.inode(at.inode).node;
+        let directory = matches!(node, Node::Directory(_));
+        if excludes.matches(&path, directory) {
+            scan.counts.excluded += 1;
+            continue;
+        }
+        let next = u32::try_from(scan.rows.len()).unwrap_or(u32::MAX);
+        let first = *first_names.entry(at.inode).or_insert(next);
+        let mut bytes = 0;
+        let found = match node {
+            _ if first != next => Found::HardLink(first),
+            Node::Directory(_) => Found::Directory,
+            Node::File { extents, .. } => {
+                bytes = extents.iter().map(|extent| extent.bytes).sum();
+                Found::File
+            }
+            Node::Symlink(_) => Found::Symlink,
+            Node::CharDevice(..) => Found::CharDevice,
+            Node::BlockDevice(..) => Found::BlockDevice,
+            Node::Fifo => Found::Fifo,
+        };
+        let row = scan.push(name, *parent, found, NONE, bytes);
+        if directory && let Some(row) = row {
+            frames.push((row, path.len(), names_of(at.inode)));
+        }
+    }
+    scan
 }
 
 /// Bytes of a file that take room, roughly.

@@ -138,13 +138,14 @@ impl Scope {
                 root::stat_in(&dir, own_name(entry)).ok()
             };
             self.left[at] = match class {
-                _ if seeded[above] && class != Class::Managed => true,
+                Class::Seed | Class::Ignored if seeded[above] => true,
                 Class::Managed => {
                     holders.contains(&entry.index())
                         && there()
                             .is_some_and(|stat| FileType::from_raw_mode(stat.stx_mode.into()).is_symlink())
                 }
                 Class::Ignored if !needed[at] => true,
+                Class::Present => there().is_none(),
                 Class::Seed | Class::Ignored => there().is_some(),
             };
             seeded[at] = class != Class::Ignored && self.left[at];

@@ -104,13 +104,17 @@ impl Sources {
 
     /// Chunks not found yet, by name.
     fn wanted(&self) -> HashMap<ChunkId, u32> {
-        let absent = (0..self.present.len()).filter(|chunk| !self.present[*chunk]);
-        absent
-            .map(|chunk| {
-                let chunk = u32::try_from(chunk).expect("at most CHUNKS_MAX");
-                (*self.goal().chunk_id(chunk), chunk)
-            })
-            .collect()
+        let mut wanted = HashMap::new();
+        for chunk in (0..self.present.len()).filter(|chunk| !self.present[*chunk]) {
+            let chunk = u32::try_from(chunk).expect("at most CHUNKS_MAX");
+            let id = *self.goal().chunk_id(chunk);
+            // A fold of layers has chunks that no file has, perhaps of the same name as one that a file has.
+            match self.places.of_chunk(chunk) {
+                [] => drop(wanted.entry(id).or_insert(chunk)),
+                _ => drop(wanted.insert(id, chunk)),
+            }
+        }
+        wanted
     }
 
     /// Looks in what was kept, and where the images that were applied before have the chunk.
@@ -276,11 +280,14 @@ pub(super) fn read_any(
     tried.any(|place| read_at(manifest, directories, place, id, bytes, buffer))
 }
 
-/// The chunks of one image that another one lacks.
+/// The chunks of one image's files that another one's lack.
 pub(super) fn only_in(one: &Manifest, other: &Manifest) -> Vec<u32> {
-    let others: HashSet<ChunkId> = other.chunk_ids().iter().copied().collect();
+    let used = other.used_chunks();
+    let others: HashSet<ChunkId> =
+        other.chunk_ids().iter().zip(used).filter(|(_, used)| *used).map(|(id, _)| *id).collect();
+    let used = one.used_chunks();
     let chunks = 0..u32::try_from(one.chunk_count()).expect("at most CHUNKS_MAX");
-    chunks.filter(|chunk| !others.contains(one.chunk_id(*chunk))).collect()
+    chunks.filter(|chunk| used[*chunk as usize] && !others.contains(one.chunk_id(*chunk))).collect()
 }
 
 fn open(manifest: &Manifest, directories: &Directories, entry: EntryIndex) -> Result<OwnedFd, Errno> {
