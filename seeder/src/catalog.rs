@@ -69,6 +69,9 @@ pub struct Facts {
     pub compressed_bytes: u64,
     /// The manifest as it travels.
     pub manifest_bytes: u64,
+    /// An override that only those get who are entitled to it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub confidential: bool,
 }
 
 #[derive(Serialize, Deserialize)]

@@ -8,13 +8,15 @@ use std::sync::Arc;
 use anyhow::Context;
 use indicatif::HumanBytes;
 use serde::Serialize;
-use shoal_node::install::{InstallOptions, InstallReport, Installed, install};
+use shoal_node::goal::HostOptions;
+use shoal_node::install::{InstallOptions, InstallReport, Installed, Outcome, install};
 use shoal_node::join::JoinOptions;
 use shoal_node::peer::Limits;
 use shoal_node::progress::Unwatched;
 use shoal_node::store::Store;
 use shoal_node::tree::verify::Drift;
 use shoal_node::tree::verify::VerifyMode;
+use shoal_node::update::TreeOptions;
 use shoal_node::verify::{RulesChoice, verify_target};
 use shoal_proto::image::ImageName;
 use shoal_proto::ticket::Ticket;
@@ -76,7 +78,7 @@ pub async fn demo(dir: Option<PathBuf>, nodes: usize) -> anyhow::Result<DemoRepo
     );
     let listen = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))];
     let serving = serve(home.clone(), store, catalog, listen, Limits::default()).await?;
-    let ticket = home.ticket(serving.addresses.clone(), Some(name));
+    let ticket = Ticket { image: Some(name), ..serving.ticket.clone() };
 
     let installs: Vec<_> = (1..=nodes)
         .map(|number| tokio::spawn(install_one(work.path().join(format!("node{number}")), ticket.clone())))
@@ -85,7 +87,7 @@ pub async fn demo(dir: Option<PathBuf>, nodes: usize) -> anyhow::Result<DemoRepo
     for task in installs {
         installed.push(task.await.context("a node stopped")??);
     }
-    let sent_bytes = serving.peer.status().await?.traffic.sent_bytes;
+    let sent_bytes = serving.desk.swarms().sent_bytes().await?;
     eprintln!("verifying {nodes} trees …");
     let mut nodes = Vec::new();
     for (dir, installed) in installed {
@@ -122,11 +124,19 @@ async fn install_one(dir: PathBuf, ticket: Ticket) -> anyhow::Result<(PathBuf, I
             limits: Limits::default(),
         },
         image: None,
+        host: HostOptions { alone: true, ..HostOptions::default() },
         target,
         data: dir.join("data"),
         force: false,
+        mode: None,
+        confirm: false,
+        confirmed: false,
+        tree: TreeOptions::default(),
     };
-    Ok((dir, install(options, &Unwatched).await?))
+    match install(options, &Unwatched).await? {
+        Outcome::Installed(installed) => Ok((dir, *installed)),
+        _ => anyhow::bail!("an empty target is written anew"),
+    }
 }
 
 /// Compares a tree entry by entry with its manifest.

@@ -1,6 +1,5 @@
 //! From a tree to a published image: capture, sync, sign, catalog.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -9,14 +8,16 @@ use shoal_node::manifest::load_manifest;
 use shoal_node::store::{self, Store};
 use shoal_node::tree::capture::{
     CaptureError, CaptureOptions, CaptureProgress, CaptureReport, Captured, LEVEL_DEFAULT, Parent,
-    UPDATE_LEVEL_DEFAULT, capture,
+    UPDATE_LEVEL_DEFAULT, capture, capture_archive,
 };
 use shoal_node::tree::exclude::{Excludes, PatternError};
 use shoal_proto::image::{ImageName, NameRecord};
 use shoal_proto::signing::Signed;
 
 use crate::catalog::{self, Catalog, Facts, Image};
+use crate::golden::{self, GoldenTree};
 use crate::home::Home;
+use crate::source::Source;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -28,6 +29,8 @@ pub enum Error {
     Store(#[from] store::Error),
     #[error(transparent)]
     Catalog(#[from] catalog::Error),
+    #[error(transparent)]
+    Golden(#[from] golden::Error),
 }
 
 /// What a capture did, as `--json` prints it. Sizes in bytes, times in seconds.
@@ -36,13 +39,15 @@ pub struct Published {
     pub name: String,
     #[serde(flatten)]
     pub report: CaptureReport,
+    /// Bytes that came from a golden client.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub received_bytes: Option<u64>,
 }
 
-/// What to capture. Travels to the running seeder as JSON: a source that is no UTF-8 is refused there.
+/// What to capture. Travels to the running seeder as JSON.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct CaptureRequest {
-    /// Absolute.
-    pub source: PathBuf,
+    pub source: Source,
     #[serde(with = "name_as_text")]
     pub name: ImageName,
     /// Rules in rsync's language, see [`Excludes`]; the first match counts.
@@ -53,24 +58,28 @@ pub struct CaptureRequest {
     pub allow_changed: bool,
     /// zstd level of the blocks; the usual ones when not said.
     pub level: Option<i32>,
+    /// Only for those who are entitled to it.
+    #[serde(default)]
+    pub confidential: bool,
 }
 
 impl CaptureRequest {
     /// The usual capture of a whole tree.
-    pub fn new(source: PathBuf, name: ImageName) -> Self {
-        Self { source, name, excludes: Vec::new(), reuse: true, allow_changed: false, level: None }
+    pub fn new(source: impl Into<Source>, name: ImageName) -> Self {
+        let (source, excludes, level) = (source.into(), Vec::new(), None);
+        Self { source, name, excludes, reuse: true, allow_changed: false, level, confidential: false }
     }
 }
 
-mod name_as_text {
+pub(crate) mod name_as_text {
     use serde::{Deserialize, Deserializer, Serializer};
     use shoal_proto::image::ImageName;
 
-    pub(super) fn serialize<S: Serializer>(name: &ImageName, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(name: &ImageName, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(name.as_str())
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ImageName, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ImageName, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
 }
@@ -84,9 +93,25 @@ pub fn publish(
     request: &CaptureRequest,
     progress: &dyn CaptureProgress,
 ) -> Result<Published, Error> {
+    publish_from(None, home, store, catalog, request, progress)
+}
+
+/// As [`publish`], of a golden client's tree when there is one.
+pub(crate) fn publish_from(
+    golden: Option<&GoldenTree>,
+    home: &Home,
+    store: &Store,
+    catalog: &mut Catalog,
+    request: &CaptureRequest,
+    progress: &dyn CaptureProgress,
+) -> Result<Published, Error> {
     let name = &request.name;
     // Without a parent the image is as good, and an update of it larger.
-    let parent = catalog.find(name).ok().and_then(|image| match load_manifest(store, &image.root) {
+    let known = catalog.find(name).ok();
+    // Blocks of what was confidential must not come back in what is not, nor the other way round.
+    let known = known.filter(|image| image.facts.confidential == request.confidential);
+    let reuse = request.reuse && known.is_some();
+    let parent = known.and_then(|image| match load_manifest(store, &image.root) {
         Ok(manifest) => Some(Parent { root: image.root.clone(), manifest: Arc::new(manifest) }),
         Err(error) => {
             tracing::warn!(%name, %error, "the image of this name cannot be read and is not taken as parent");
@@ -97,13 +122,24 @@ pub fn publish(
         excludes: Excludes::new(&request.excludes)?,
         parent,
         seen: Some(catalog.seen_path(name)),
-        reuse: request.reuse,
+        reuse,
         allow_changed: request.allow_changed,
         level: request.level.unwrap_or(LEVEL_DEFAULT),
         update_level: request.level.unwrap_or(UPDATE_LEVEL_DEFAULT),
         ..CaptureOptions::default()
     };
-    let Captured { root, report, .. } = capture(&request.source, &options, store, progress)?;
+    let (Captured { root, report, .. }, received_bytes) = match (golden, &request.source) {
+        (Some(golden), _) => {
+            let (captured, received_bytes) = golden.capture(&request.excludes, &options, store, progress)?;
+            (captured, Some(received_bytes))
+        }
+        (None, Source::Directory(top)) => (capture(top, &options, store, progress)?, None),
+        (None, Source::Golden(_)) => return Err(golden::Error::NotServing.into()),
+        (None, source) => {
+            let archive = source.open(home.dir()).map_err(CaptureError::Archive)?;
+            (capture_archive(&archive, &options, store, progress)?, None)
+        }
+    };
     store.sync()?;
     let record = NameRecord { name: name.clone(), image: root.image_id() };
     catalog.publish(Image {
@@ -112,7 +148,7 @@ pub fn publish(
         name: record,
         root,
         facts: Facts {
-            source: request.source.display().to_string(),
+            source: golden.map_or_else(|| request.source.to_string(), GoldenTree::describe),
             captured_at_s: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
             entries: report.entries,
             chunks: report.chunks,
@@ -120,8 +156,9 @@ pub fn publish(
             raw_bytes: report.raw_bytes,
             compressed_bytes: report.compressed_bytes,
             manifest_bytes: report.manifest_bytes,
+            confidential: request.confidential,
         },
     })?;
     tracing::info!(%name, image = report.image, "published");
-    Ok(Published { name: name.to_string(), report })
+    Ok(Published { name: name.to_string(), report, received_bytes })
 }

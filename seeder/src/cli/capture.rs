@@ -1,12 +1,10 @@
 //! `shoal-seeder capture`.
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
 use clap::Args;
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use shoal_node::durable;
@@ -18,9 +16,10 @@ use shoal_seeder::control;
 use shoal_seeder::home::Error as HomeError;
 use shoal_seeder::progress::{CaptureMeter, CaptureSnapshot};
 use shoal_seeder::publish::{CaptureRequest, publish};
+use shoal_seeder::source::Source;
 
 use crate::cli::rules::Rules;
-use crate::cli::{Common, print_json, runtime};
+use crate::cli::{Common, print_json};
 
 /// Time between two looks at how far a capture is.
 const SHOW_INTERVAL: Duration = Duration::from_millis(100);
@@ -29,8 +28,9 @@ const LINE_INTERVAL: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Args)]
 pub(crate) struct Capture {
-    /// The directory whose tree becomes the image
-    source: PathBuf,
+    /// What becomes the image: a directory, a tar (plain, gzip, xz, zstd; `-` is standard input) an OCI image (layout
+    /// or archive; `oci:PATH:NAME` names one of several) or what a golden client offers (`golden:NAME`)
+    source: String,
     /// What to call the image; an image of this name is replaced and taken as parent
     name: ImageName,
     #[command(flatten)]
@@ -49,10 +49,7 @@ pub(crate) struct Capture {
 impl Capture {
     pub(crate) fn run(self, common: &Common) -> anyhow::Result<Exit> {
         let excludes = self.rules.read()?;
-        let source = self
-            .source
-            .canonicalize()
-            .with_context(|| format!("cannot capture {}", self.source.display()))?;
+        let source = Source::parse(&self.source)?;
         let request = CaptureRequest {
             excludes,
             reuse: !self.no_reuse,
@@ -69,9 +66,8 @@ impl Capture {
                 display.follow(|meter| publish(&home, &store, &mut catalog, &request, meter))?
             }
             // A seeder that serves captures by itself, and offers the image at once.
-            Err(HomeError::File(durable::Error::InUse { .. })) => {
-                runtime()?.block_on(control::capture(&home, &request, |snapshot| display.show(snapshot)))?
-            }
+            Err(HomeError::File(durable::Error::InUse { .. })) => shoal_node::peer::runtime()?
+                .block_on(control::capture(&home, &request, |snapshot| display.show(snapshot)))?,
             Err(error) => return Err(error.into()),
         };
         display.clear();
@@ -103,6 +99,9 @@ impl Capture {
                 HumanBytes(published.report.new_compressed_bytes),
                 published.report.elapsed_s,
             );
+            if let Some(bytes) = published.received_bytes {
+                println!("{} came from the golden client", HumanBytes(bytes));
+            }
             println!("image {}", published.report.image);
         }
         Ok(Exit::Done)

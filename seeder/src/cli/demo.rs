@@ -7,7 +7,7 @@ use indicatif::HumanBytes;
 use shoal_node::exit::Exit;
 use shoal_seeder::demo::{DemoReport, demo};
 
-use crate::cli::{Common, print_json, runtime};
+use crate::cli::{Common, print_json};
 
 #[derive(Debug, Args)]
 pub(crate) struct Demo {
@@ -20,7 +20,7 @@ pub(crate) struct Demo {
 
 impl Demo {
     pub(crate) fn run(self, common: &Common) -> anyhow::Result<Exit> {
-        let report = runtime()?.block_on(demo(self.dir, usize::from(self.nodes)))?;
+        let report = shoal_node::peer::runtime()?.block_on(demo(self.dir, usize::from(self.nodes)))?;
         if common.json {
             print_json(&report)?;
         } else {

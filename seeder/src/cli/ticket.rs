@@ -5,6 +5,7 @@ use shoal_node::exit::Exit;
 use shoal_proto::image::ImageName;
 use shoal_proto::ticket::HostPort;
 use shoal_seeder::catalog::Catalog;
+use shoal_seeder::members;
 
 use crate::cli::{Common, print_json};
 
@@ -23,7 +24,8 @@ impl TicketCommand {
         if let Some(name) = &self.name {
             Catalog::open(&home)?.find(name)?;
         }
-        let ticket = home.ticket(home.addresses(self.host.as_deref())?, self.name).to_string();
+        let members = members::load(&home)?.number;
+        let ticket = home.ticket(home.addresses(self.host.as_deref())?, self.name, members)?.to_string();
         if common.json {
             print_json(&serde_json::json!({ "ticket": ticket }))?;
         } else {
@@ -34,7 +36,7 @@ impl TicketCommand {
 }
 
 /// A host without a port: the ports are those that the seeder listens on.
-fn parse_host(text: &str) -> Result<String, String> {
+pub(super) fn parse_host(text: &str) -> Result<String, String> {
     let bracketed = if text.contains(':') { format!("[{text}]:1") } else { format!("{text}:1") };
     match bracketed.parse::<HostPort>() {
         Ok(address) if address.host.parse::<std::net::IpAddr>().is_ok() || !text.contains(':') => {
