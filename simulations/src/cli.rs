@@ -14,6 +14,7 @@ use crate::network::Release;
 use crate::outcome::Outcome;
 use crate::policies;
 use crate::report::Report;
+use crate::rollout;
 use crate::scenarios::{self, Scenario, Size, Threshold};
 use crate::sim::Options;
 
@@ -126,6 +127,16 @@ pub(crate) fn perform(cli: Cli) -> anyhow::Result<ExitCode> {
     }
 }
 
+/// What the fleet does with what it fetched.
+fn follow(scenario: &Scenario, mut outcome: Outcome, seed: u64) -> anyhow::Result<Outcome> {
+    if let Some(refresh) = &scenario.rollout {
+        let figures = rollout::run(refresh, &outcome.finishes, seed)?;
+        outcome.digest = blake3::hash((outcome.digest + &figures.digest).as_bytes()).to_hex().to_string();
+        outcome.rollout = Some(figures);
+    }
+    Ok(outcome)
+}
+
 impl Run {
     /// A run at a committed size, everything else as `shoal-sim run` has it.
     pub(crate) fn committed(scenario: &Scenario, most: &Threshold, seed: u64) -> Self {
@@ -153,7 +164,7 @@ impl Run {
         let options = self.options(size)?;
         let started = Instant::now();
         let outcome = (policies::named(&self.policy)?.run)(scenario, size, &options);
-        let outcome = match outcome {
+        let outcome = match outcome.and_then(|outcome| follow(scenario, outcome, self.seed)) {
             Ok(outcome) => outcome,
             Err(failure) => bail!("{failure:#}\nreplay with: {}", self.replay(scenario)),
         };

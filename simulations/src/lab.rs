@@ -9,6 +9,7 @@
 //! killed outright, the next one removes ([`leftovers`]).
 
 mod deployment;
+mod events;
 mod folder;
 mod leftovers;
 mod machine;
@@ -95,10 +96,17 @@ enum Scenario {
     LateJoiners,
     /// One node in eight has a tenth of the rate, both ways
     Stragglers,
-    /// The seeder is killed after 1.1 of the time on the wire
+    /// The seeder is killed after 1.1 of the time on the wire, or as soon as every piece is held elsewhere if that is
+    /// later
     SeederLost,
     /// One node in four is killed at half of the time on the wire
     Churn,
+    /// Every second node is cut off from the seeder and the others, after a quarter of the time on the wire and for
+    /// the whole of it
+    Partition,
+    /// With --update: the first node has SOURCE already and a fiftieth of the rate, and the seeder is killed: what SOURCE
+    /// has that OLD has not comes from that node alone
+    SlowLastPeer,
 }
 
 impl Lab {
@@ -121,11 +129,15 @@ impl Lab {
         for peer in &self.with {
             peer.tool().check()?;
         }
-        self.racks()?;
+        if self.racks()?.is_some() {
+            ensure!(self.scenario != Scenario::Partition, "--racks does not go with the scenario partition");
+        }
+        let slow_last_peer = self.scenario == Scenario::SlowLastPeer;
+        ensure!(!slow_last_peer || self.update.is_some(), "the scenario slow-last-peer needs --update");
         if self.update.is_some() {
             ensure!(
-                self.scenario == Scenario::FlashCrowd,
-                "--update goes with the scenario flash-crowd only"
+                slow_last_peer || self.scenario == Scenario::FlashCrowd,
+                "--update goes with the scenarios flash-crowd and slow-last-peer only"
             );
             if let Some(peer) = self.with.iter().find(|peer| !peer.tool().updates) {
                 bail!(

@@ -1,7 +1,7 @@
 //! Many peers, one clock: the shipping `Exchange` under a discrete-event loop.
 //!
 //! `sim` is the loop, `shard` one thread of it, `host` one simulated machine, `link` its bandwidth, `network` what lies
-//! between, `scenarios` what is promised, `checks` what must hold after every event and at the end, `report` what is
+//! between, `scenarios` what is promised, `rollout` what follows in a fleet, `checks` what must hold after every event and at the end, `report` what is
 //! printed. `lab` is apart: it runs the programs themselves.
 
 mod checks;
@@ -17,6 +17,7 @@ mod outcome;
 mod policies;
 mod queue;
 mod report;
+mod rollout;
 mod scenarios;
 mod shard;
 mod sim;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::rollout::Figures;
 use crate::tally::Tally;
 
 #[derive(Debug)]
@@ -20,6 +21,8 @@ pub(crate) struct Outcome {
     pub(crate) bound: Duration,
     pub(crate) ended: Duration,
     pub(crate) events: u64,
+    /// What came of the rollout, where there is one.
+    pub(crate) rollout: Option<Figures>,
     pub(crate) digest: String,
 }
 

@@ -12,6 +12,7 @@ use anyhow::Context;
 use serde::Serialize;
 
 use crate::outcome::{Outcome, Rack};
+use crate::rollout::Figures;
 use crate::scenarios::{Scenario, Size};
 use crate::tally::MESSAGE_NAMES;
 
@@ -37,6 +38,9 @@ pub(crate) struct Report {
     pub(crate) control_per_piece: f64,
     /// Nodes that hold everything at the end.
     pub(crate) complete: usize,
+    /// What came of the rollout, where there is one.
+    #[serde(flatten)]
+    pub(crate) rollout: Option<Figures>,
     pub(crate) wall_s: f64,
     pub(crate) peak_rss_bytes: u64,
     /// BLAKE3 of the whole event history.
@@ -70,6 +74,7 @@ impl Report {
             rack_last_over_median: rounded(last_over_median(&outcome.racks)),
             control_per_piece: rounded(tally.messages.iter().sum::<u64>() as f64 / pieces_received),
             complete: outcome.complete,
+            rollout: outcome.rollout.clone(),
             wall_s: rounded(wall.as_secs_f64()),
             peak_rss_bytes: peak_rss_bytes().context("cannot read the peak memory of this process")?,
             digest: outcome.digest.clone(),
@@ -97,13 +102,14 @@ impl Report {
                 self.rack_copies_max, self.rack_last_over_median
             ),
         };
+        let rollout = self.rollout.as_ref().map(Figures::text).unwrap_or_default();
         format!(
             "{} with {} nodes and {} pieces, seed {}\n\
              last node     {:.4} x its bound (median {:.4}); {} nodes complete after {:.1} s{}\n\
              seeder        {:.4} copies; the busiest node {:.4}\n\
              {}duplicates    {:.4} %\n\
              control       {:.1} messages, {:.0} bytes per piece ({})\n\
-             run           {:.1} s, {} events, {} MiB at most\n\
+             {}run           {:.1} s, {} events, {} MiB at most\n\
              digest        {}\n",
             self.scenario,
             self.nodes,
@@ -121,6 +127,7 @@ impl Report {
             self.control_per_piece,
             per_piece(outcome.tally.control_bytes),
             kinds.join(", "),
+            rollout,
             self.wall_s,
             outcome.events,
             self.peak_rss_bytes >> 20,

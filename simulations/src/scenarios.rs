@@ -1,5 +1,6 @@
 //! What is promised: each scenario is a file that says who takes part, what goes wrong and what must hold.
 
+mod bad_release;
 mod churn;
 mod churn_heavy;
 mod firewalled;
@@ -17,10 +18,13 @@ mod racks_churn;
 mod racks_stragglers;
 mod racks_wide;
 mod refresh;
+mod refresh_wave;
 mod returning;
 mod rows;
 mod seeder_lost;
 mod seeder_lost_at_once;
+mod seeder_restart;
+mod slow_holder;
 mod slow_peer_last_piece;
 mod staggered_start;
 mod stragglers;
@@ -35,6 +39,7 @@ use rand_chacha::ChaCha8Rng;
 use shoal_proto::exchange::{Bitfield, Role};
 
 use crate::report::Report;
+use crate::rollout::Refresh;
 
 pub(crate) const ALL: &[&Scenario] = &[
     &flash_crowd::SCENARIO,
@@ -56,6 +61,7 @@ pub(crate) const ALL: &[&Scenario] = &[
     &partition_heal::SCENARIO,
     &firewalled::SCENARIO,
     &slow_peer_last_piece::SCENARIO,
+    &slow_holder::SCENARIO,
     &liars::SCENARIO,
     &racks::SCENARIO,
     &racks_wide::SCENARIO,
@@ -63,6 +69,9 @@ pub(crate) const ALL: &[&Scenario] = &[
     &racks_churn::SCENARIO,
     &racks_stragglers::SCENARIO,
     &rack_crippled::SCENARIO,
+    &refresh_wave::SCENARIO,
+    &bad_release::SCENARIO,
+    &seeder_restart::SCENARIO,
 ];
 
 pub(crate) fn named(name: &str) -> anyhow::Result<&'static Scenario> {
@@ -83,6 +92,8 @@ pub(crate) struct Scenario {
     pub(crate) promise: &'static str,
     /// Uplink of a seeder, in uplinks of a node.
     pub(crate) seeder_rate: f64,
+    /// What follows once nodes have everything.
+    pub(crate) rollout: Option<Refresh>,
     pub(crate) plan: fn(&Stage, &mut ChaCha8Rng) -> Plan,
     /// The figures that hold at the committed sizes, for every seed.
     pub(crate) thresholds: &'static [Threshold],
@@ -317,6 +328,21 @@ mod tests {
     }
 
     #[test]
+    fn rollouts_end_as_they_should_and_touch_nobody_ahead_of_the_waves() {
+        let all = ALL.iter().filter_map(|scenario| Some((scenario, scenario.rollout?)));
+        for (scenario, refresh) in all {
+            let outcome = run(scenario, options(1)).unwrap();
+            let figures = |seed| crate::rollout::run(&refresh, &outcome.finishes, seed).expect(scenario.name);
+            for seed in 0..5 {
+                assert_eq!(figures(seed), figures(seed), "{}", scenario.name);
+            }
+            let figures = figures(1);
+            let (touched, passed) = if refresh.is_good { (SMALL.nodes, 4) } else { (1, 0) };
+            assert_eq!((figures.nodes_touched, figures.waves_passed), (touched, passed), "{}", scenario.name);
+        }
+    }
+
+    #[test]
     fn nodes_that_cannot_complete_are_named() {
         let failure = run(&flash_crowd::SCENARIO, Options { neighbours: 0, ..options(1) }).unwrap_err();
         assert!(failure.to_string().contains("40 live hosts are not complete"), "{failure}");
@@ -337,6 +363,7 @@ mod tests {
             rack_last_over_median: 1.0,
             control_per_piece: 30.0,
             complete: 200,
+            rollout: None,
             wall_s: 1.0,
             peak_rss_bytes: 1,
             digest: String::new(),

@@ -349,6 +349,7 @@ impl<T: Trader> Simulation<T> {
             bound: self.bound,
             ended: last.since(Time::ZERO),
             events: hosts.iter().map(|host| host.history.events).sum(),
+            rollout: None,
             digest: history::digest(hosts.iter().map(|host| &host.history)),
             tally,
         }

@@ -7,6 +7,7 @@ use anyhow::{Context, bail, ensure};
 use futures::future::{join, join_all, try_join_all};
 use serde_json::{Map, Value};
 
+use crate::lab::events;
 use crate::lab::folder::Files;
 use crate::lab::meter::{Meter, Usage};
 use crate::lab::network::{Network, Rate};
@@ -24,9 +25,11 @@ const PATIENCE: f64 = 10.0;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Part {
     pub(super) rate: Rate,
+    /// Has installed before the others begin.
+    pub(super) early: bool,
     pub(super) late: bool,
     pub(super) killed: bool,
-    /// Neither slow nor late nor killed.
+    /// None of this, and of the usual rate.
     pub(super) usual: bool,
 }
 
@@ -35,10 +38,11 @@ pub(super) fn parts(lab: &Lab) -> Vec<Part> {
     let part = |host: usize| {
         let one_in = |count: usize| host != SEEDER && host % count == 1;
         let slow = lab.scenario == Scenario::Stragglers && one_in(8);
+        let early = lab.scenario == Scenario::SlowLastPeer && host == SEEDER + 1;
         let late = lab.scenario == Scenario::LateJoiners && one_in(2);
         let killed = lab.scenario == Scenario::Churn && one_in(4);
         let rate = if slow { Rate(lab.rate.0 / 10) } else { lab.rate };
-        Part { rate, late, killed, usual: !(slow || late || killed) }
+        Part { rate, early, late, killed, usual: !(slow || early || late || killed) }
     };
     (0..=usize::from(lab.nodes)).map(part).collect()
 }
@@ -81,23 +85,22 @@ pub(super) async fn perform(stage: &Stage<'_>, labels: bool) -> anyhow::Result<O
 
     let wire_s = image.compressed_bytes as f64 / lab.rate.bytes_per_s();
     let wire = Duration::from_secs_f64(wire_s);
+    let early = events::before(stage, &mut nodes).await?;
     eprintln!("shoal-sim: the nodes begin; {wire_s:.1} s on the wire");
     let meter = Meter::start(&stage.network)?;
-    let seeder_lost = async {
-        if lab.scenario != Scenario::SeederLost {
-            return Ok(None);
+    let events = events::play(stage, &meter, &mut seeder, wire);
+    let nodes_and_parts = nodes.iter_mut().zip(&stage.parts[1..]);
+    let installs = nodes_and_parts.zip(early).map(|((node, part), early)| async move {
+        match early {
+            Some(printed) => Ok(Some((0.0, printed))),
+            None => install(node, *part, wire).await,
         }
-        tokio::time::sleep(wire.mul_f64(1.1)).await;
-        let usage = meter.read(&stage.network)?;
-        seeder.kill();
-        anyhow::Ok(Some(usage.cpu_s[SEEDER]))
-    };
-    let installs = nodes.iter_mut().zip(&stage.parts[1..]).map(|(node, part)| install(node, *part, wire));
-    let both = join(seeder_lost, join_all(installs));
-    let (lost, installs) =
-        tokio::time::timeout(patience(lab, wire_s), both).await.context("the nodes do not finish")?;
+    });
+    let (seen, installs) = tokio::time::timeout(patience(lab, wire_s), join(events, join_all(installs)))
+        .await
+        .context("the nodes do not finish")?;
     let mut usage = meter.read(&stage.network)?;
-    if let Some(cpu_s) = lost? {
+    if let Some(cpu_s) = seen? {
         usage.cpu_s[SEEDER] = cpu_s;
     }
     try_join_all(nodes.iter_mut().map(Process::end)).await?;
@@ -112,7 +115,11 @@ pub(super) async fn perform(stage: &Stage<'_>, labels: bool) -> anyhow::Result<O
 }
 
 fn patience(lab: &Lab, wire_s: f64) -> Duration {
-    let slowness = if lab.scenario == Scenario::Stragglers { 10.0 } else { 1.0 };
+    let slowness = match lab.scenario {
+        Scenario::Stragglers => 10.0,
+        Scenario::SlowLastPeer => events::SLOWNESS as f64,
+        _ => 1.0,
+    };
     Duration::from_secs_f64(wire_s * PATIENCE * slowness + 60.0)
 }
 

@@ -20,6 +20,8 @@ use crate::lab::NAME;
 const BURST_BYTES: u32 = 128 << 10;
 /// The bridge that the seeder is at, and every host unless there are racks.
 const CORE: &str = "bridge";
+/// The bridge of hosts that are cut off.
+const ISLAND: &str = "island";
 /// How often a namespace is looked through for processes that are to be gone, and how long to wait in between.
 const KILLS_MAX: u32 = 500;
 const KILL_PAUSE: Duration = Duration::from_millis(10);
@@ -91,6 +93,7 @@ pub(super) struct Network {
     prefix: String,
     /// The hosts made so far.
     hosts: usize,
+    shape: Shape,
     racks: Option<Racks>,
 }
 
@@ -147,17 +150,18 @@ impl Traffic {
 impl Network {
     /// A host for each rate, the seeder's first.
     pub(super) fn create(rates: &[Rate], shape: Shape, racks: Option<Racks>) -> anyhow::Result<Self> {
-        let mut network = Self { prefix: format!("{NAME}-{}", std::process::id()), hosts: 0, racks };
+        let mut network = Self { prefix: format!("{NAME}-{}", std::process::id()), hosts: 0, shape, racks };
         let namespace = network.bridge();
         run("ip", &["netns", "add", &namespace])?;
         network.add_bridge(CORE)?;
+        network.add_bridge(ISLAND)?;
         if let Some(racks) = racks {
             for rack in 0..racks.count {
-                network.add_rack(rack, racks.uplink, shape)?;
+                network.add_rack(rack, racks.uplink)?;
             }
         }
         for rate in rates {
-            network.add_host(*rate, shape)?;
+            network.add_host(*rate)?;
         }
         Ok(network)
     }
@@ -169,21 +173,21 @@ impl Network {
         Ok(())
     }
 
-    fn add_rack(&self, rack: usize, uplink: Rate, shape: Shape) -> anyhow::Result<()> {
+    fn add_rack(&self, rack: usize, uplink: Rate) -> anyhow::Result<()> {
         let namespace = self.bridge();
         let (bridge, inward, outward) = (rack_bridge(rack), inward(rack), format!("out{rack}"));
         self.add_bridge(&bridge)?;
         run("ip", &["-n", &namespace, "link", "add", &inward, "type", "veth", "peer", "name", &outward])?;
         for (port, bridge, queue) in
-            [(&inward, CORE, shape.downlink_queue), (&outward, &*bridge, shape.uplink_queue)]
+            [(&inward, CORE, self.shape.downlink_queue), (&outward, &*bridge, self.shape.uplink_queue)]
         {
             run("ip", &["-n", &namespace, "link", "set", port, "master", bridge, "up"])?;
-            shape_device(&namespace, port, uplink, queue)?;
+            shape_device("add", &namespace, port, uplink, queue)?;
         }
         Ok(())
     }
 
-    fn add_host(&mut self, rate: Rate, shape: Shape) -> anyhow::Result<()> {
+    fn add_host(&mut self, rate: Rate) -> anyhow::Result<()> {
         let (index, bridge) = (self.hosts, self.bridge());
         let host = self.namespace(index);
         let port = port(index);
@@ -200,8 +204,28 @@ impl Network {
         run("ip", &["-n", &host, "address", "add", &address, "broadcast", "+", "dev", "eth0"])?;
         run("ip", &["-n", &host, "link", "set", "eth0", "up"])?;
         run("ip", &["-n", &host, "route", "add", "224.0.0.0/4", "dev", "eth0"])?;
-        shape_device(&host, "eth0", rate, shape.uplink_queue)?;
-        shape_device(&bridge, &port, rate, shape.downlink_queue)
+        shape_device("add", &host, "eth0", rate, self.shape.uplink_queue)?;
+        shape_device("add", &bridge, &port, rate, self.shape.downlink_queue)
+    }
+
+    /// Gives a host's link another rate, each way.
+    pub(super) fn change_rate(&self, host: usize, rate: Rate) -> anyhow::Result<()> {
+        shape_device("change", &self.namespace(host), "eth0", rate, self.shape.uplink_queue)?;
+        shape_device("change", &self.bridge(), &port(host), rate, self.shape.downlink_queue)
+    }
+
+    /// Moves a host's link to a bridge that only such hosts are at.
+    pub(super) fn cut_off(&self, host: usize) -> anyhow::Result<()> {
+        self.plug(host, ISLAND)
+    }
+
+    /// Moves a host's link back to the bridge that the seeder is at.
+    pub(super) fn connect(&self, host: usize) -> anyhow::Result<()> {
+        self.plug(host, CORE)
+    }
+
+    fn plug(&self, host: usize, bridge: &str) -> anyhow::Result<()> {
+        run("ip", &["-n", &self.bridge(), "link", "set", &port(host), "master", bridge]).map(drop)
     }
 
     /// The namespace of all bridges.
@@ -304,11 +328,11 @@ fn inward(rack: usize) -> String {
     format!("in{rack}")
 }
 
-fn shape_device(namespace: &str, device: &str, rate: Rate, queue: u32) -> anyhow::Result<()> {
+fn shape_device(verb: &str, namespace: &str, device: &str, rate: Rate, queue: u32) -> anyhow::Result<()> {
     let (rate, burst) = (format!("{}bit", rate.0), BURST_BYTES.to_string());
     let queue = queue.max(BURST_BYTES).to_string();
     let shaper = ["tbf", "rate", &rate, "burst", &burst, "limit", &queue];
-    run("tc", &[&["-n", namespace, "qdisc", "add", "dev", device, "root"][..], &shaper].concat())?;
+    run("tc", &[&["-n", namespace, "qdisc", verb, "dev", device, "root"][..], &shaper].concat())?;
     Ok(())
 }
 

@@ -8,6 +8,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
     name: "churn",
     promise: "5 % die at random times; every survivor finishes, near the bound",
     seeder_rate: 1.0,
+    rollout: None,
     plan: |stage, rng| {
         let mut members = vec![stage.seeder()];
         for node in 0..stage.size.nodes {

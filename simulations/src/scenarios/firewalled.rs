@@ -6,6 +6,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
     name: "firewalled",
     promise: "70 % of the nodes cannot be dialed; all finish, near the bound",
     seeder_rate: 1.0,
+    rollout: None,
     plan: |stage, _| {
         let mut members = vec![stage.seeder()];
         let hidden = (0..stage.size.nodes).filter(|node| node % 10 < 7).count();

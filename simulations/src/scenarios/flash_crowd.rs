@@ -6,6 +6,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
     name: "flash-crowd",
     promise: "all nodes start together; the last is near the bound, the seeder sends one copy",
     seeder_rate: 1.0,
+    rollout: None,
     plan: |stage, _| {
         let mut members = vec![stage.seeder()];
         members.resize(1 + stage.size.nodes, stage.node());

@@ -6,6 +6,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
     name: "huge-image",
     promise: "8000 pieces and more: the last node is within one per cent of the bound",
     seeder_rate: 1.0,
+    rollout: None,
     plan: |stage, _| {
         let mut members = vec![stage.seeder()];
         members.resize(1 + stage.size.nodes, stage.node());

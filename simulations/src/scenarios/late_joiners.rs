@@ -6,6 +6,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
     name: "late-joiners",
     promise: "10 % join half-way; they and the others are near their own bounds",
     seeder_rate: 1.0,
+    rollout: None,
     plan: |stage, _| {
         let mut members = vec![stage.seeder()];
         let late = Member {

@@ -6,6 +6,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
     name: "liars",
     promise: "5 % serve wrong bytes; each is shunned by whom it lied to, no honest node is, all honest ones finish",
     seeder_rate: 1.0,
+    rollout: None,
     plan: |stage, _| {
         let mut members = vec![stage.seeder()];
         let liar = Member { liar: true, measured: false, ..stage.node() };

@@ -6,6 +6,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
     name: "lost-pieces",
     promise: "the seeder dies at 0.9 copies; every node soon holds what is left and names what is not to be had",
     seeder_rate: 1.0,
+    rollout: None,
     plan: |stage, _| {
         let mut members = vec![Member { dies: Death::AfterCopies(0.9), ..stage.seeder() }];
         members.resize(1 + stage.size.nodes, stage.node());

@@ -6,6 +6,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
     name: "mixed-rates",
     promise: "uplinks of 0.25, 1, 1 and 2 of the usual; nobody waits for the slow ones",
     seeder_rate: 1.0,
+    rollout: None,
     plan: |stage, _| {
         let ups = [0.25, 1.0, 2.0, 1.0];
         let nodes = stage.size.nodes;

@@ -11,6 +11,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
     name: "partial-seeders",
     promise: "10 % hold a random 90 % at the start and serve it at once; the seeder sends what none of them has",
     seeder_rate: 1.0,
+    rollout: None,
     plan: |stage, rng| {
         let pieces = stage.size.pieces;
         let bound = stage.pieces_time(pieces);

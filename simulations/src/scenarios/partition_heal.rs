@@ -6,6 +6,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
     name: "partition-heal",
     promise: "half of the nodes are cut off for a quarter of the time; all finish, near their bounds",
     seeder_rate: 1.0,
+    rollout: None,
     plan: |stage, _| {
         let cut = Partition { from: stage.bound() / 4, until: stage.bound() / 2 };
         let mut members = vec![stage.seeder()];

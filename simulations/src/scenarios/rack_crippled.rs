@@ -7,6 +7,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
     name: "rack-crippled",
     promise: "every other node of one rack dies half-way: the rest of the rack is not starved",
     seeder_rate: 1.0,
+    rollout: None,
     plan: |stage, _| {
         let mut plan = racks(stage, 10.0);
         let first = plan.members.iter_mut().filter(|member| member.zones.first() == Some(&0));

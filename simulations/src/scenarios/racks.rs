@@ -11,6 +11,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
     name: "racks",
     promise: "racks of 40, oversubscribed 10:1: each takes one copy over its uplink, and none is late",
     seeder_rate: 1.0,
+    rollout: None,
     plan: |stage, _| racks(stage, 10.0),
     thresholds: &[
         SMALL,

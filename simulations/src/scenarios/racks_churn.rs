@@ -9,6 +9,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
     name: "racks-churn",
     promise: "5 % of the nodes die at random times: what they fetched for their racks is fetched again, and little else",
     seeder_rate: 1.0,
+    rollout: None,
     plan: |stage, rng| {
         let mut plan = racks(stage, 10.0);
         for member in plan.members.iter_mut().skip(1).step_by(20) {

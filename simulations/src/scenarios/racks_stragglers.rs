@@ -7,6 +7,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
     name: "racks-stragglers",
     promise: "5 % of the nodes have a tenth of the rate: the others' racks are not held up",
     seeder_rate: 1.0,
+    rollout: None,
     plan: |stage, _| {
         let mut plan = racks(stage, 10.0);
         for member in plan.members.iter_mut().skip(1).step_by(20) {

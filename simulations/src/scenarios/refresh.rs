@@ -10,6 +10,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
     name: "refresh",
     promise: "all nodes hold the same 90 %; only the rest travels, near the bound for the rest",
     seeder_rate: 1.0,
+    rollout: None,
     plan: |stage, _| {
         let pieces = stage.size.pieces;
         // What a parent lacks is laid first.

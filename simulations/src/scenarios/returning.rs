@@ -11,6 +11,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
     name: "returning",
     promise: "10 % come back late, lacking a random tenth; they have it in little more than its time on their link",
     seeder_rate: 1.0,
+    rollout: None,
     plan: |stage, rng| {
         let pieces = stage.size.pieces;
         let mut members = vec![stage.seeder()];

@@ -7,6 +7,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
     name: "rows",
     promise: "rows of five racks, each level oversubscribed 4:1: rows take each piece by the rule of racks",
     seeder_rate: 1.0,
+    rollout: None,
     plan: |stage, _| rows(stage, 5, 4.0),
     thresholds: &[Threshold {
         size: Size { nodes: 400, pieces: 100 },

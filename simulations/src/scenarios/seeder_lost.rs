@@ -6,6 +6,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
     name: "seeder-lost",
     promise: "the seeder dies once every piece is seen elsewhere; every node finishes, near the bound",
     seeder_rate: 10.0,
+    rollout: None,
     plan: |stage, _| {
         let mut members = vec![Member { dies: Death::OnceReplicated, ..stage.seeder() }];
         members.resize(1 + stage.size.nodes, stage.node());

@@ -6,6 +6,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
     name: "seeder-lost-at-once",
     promise: "the seeder dies with the last byte of its first copy; every node finishes, near the bound",
     seeder_rate: 1.0,
+    rollout: None,
     plan: |stage, _| {
         let mut members = vec![Member { dies: Death::AfterCopies(1.0), ..stage.seeder() }];
         members.resize(1 + stage.size.nodes, stage.node());

@@ -15,6 +15,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
     name: "lossy-slow-peer-has-last-piece",
     promise: "no seeder, one node at a fiftieth of the rate has the last piece; it gives it once, the others spread it",
     seeder_rate: 1.0,
+    rollout: None,
     plan: |stage, _| {
         let pieces = stage.size.pieces;
         let all = Arc::new(Bitfield::full(pieces));

@@ -8,6 +8,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
     name: "staggered-start",
     promise: "nodes join evenly over half of the bound; each is near its own bound",
     seeder_rate: 1.0,
+    rollout: None,
     plan: |stage, rng| {
         let mut members = vec![stage.seeder()];
         for _ in 0..stage.size.nodes {

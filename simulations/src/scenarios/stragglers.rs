@@ -6,6 +6,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
     name: "stragglers",
     promise: "5 % at a tenth of the rate both ways; the healthy nodes hardly notice",
     seeder_rate: 1.0,
+    rollout: None,
     plan: |stage, _| {
         let mut members = vec![stage.seeder()];
         let slow = Member { up: 0.1, down: 0.1, bound: stage.bound() * 10, measured: false, ..stage.node() };

@@ -9,6 +9,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
     name: "tiny-image",
     promise: "sixteen pieces: the ramp is all there is, and the seeder still sends one copy",
     seeder_rate: 1.0,
+    rollout: None,
     plan: |stage, _| {
         let mut small = *stage;
         small.size.pieces = stage.size.pieces.min(PIECES_MAX);

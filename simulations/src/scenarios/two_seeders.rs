@@ -6,6 +6,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
     name: "two-seeders",
     promise: "two seeders that do not know of each other send little more than one copy together",
     seeder_rate: 1.0,
+    rollout: None,
     plan: |stage, _| {
         let bound = stage.pieces_time(stage.size.pieces);
         let mut members = vec![stage.seeder(), stage.seeder()];
