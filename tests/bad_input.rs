@@ -103,6 +103,33 @@ fn a_seeder_started_twice() {
 }
 
 #[test]
+fn the_status_of_a_node_that_is_not_at_work() {
+    let (_tree, _publisher, server) = served();
+    let node = Node::new();
+    let status = || Process::start(node.command(&["status", "--json"])).finish();
+    let nobody = ["no shoal-node is at work", node.data().to_str().unwrap()].map(str::to_owned);
+    let names = nobody.each_ref().map(String::as_str);
+    assert_refused(&status(), FAILED, &names);
+    let installing = node.install(&server.ticket, "tree");
+    installing.report();
+    status().expect_success();
+    // Its socket stays behind.
+    installing.process.kill();
+    assert!(node.data().join("control").exists());
+    assert_refused(&status(), FAILED, &names);
+}
+
+#[test]
+fn a_key_that_is_none_or_the_seeders_own() {
+    let publisher = Publisher::new();
+    let finished = publisher.run(&["nodes", "approve", "node07"]);
+    assert_refused(&finished, USAGE, &["'node07'", "KEY"]);
+    let own = publisher.serve(&[]).peer;
+    assert_refused(&publisher.run(&["nodes", "revoke", &own]), FAILED, &[&own, "the seeder's own key"]);
+    assert_refused(&publisher.run(&["secret", "finish"]), FAILED, &["the secret is not being rotated"]);
+}
+
+#[test]
 fn a_target_that_does_not_exist() {
     let (tree, _publisher, server) = served();
     let node = Node::new();

@@ -2,17 +2,33 @@
 
 #![cfg(test)]
 
+mod archives;
 mod bad_input;
+mod cluster;
+mod cluster_file;
+mod dashboard;
 mod debian;
 mod debian_update;
+mod disks;
 mod drift;
 mod fidelity;
 mod fleet;
+mod golden;
 mod install;
+mod kill_points;
 mod lab;
+mod liars;
+mod members;
 mod memory;
 mod mounts;
+mod outsiders;
+mod packaging;
 mod resume;
+mod rollout;
+mod rotation;
+mod secrets;
+mod slow_disk;
+mod static_binaries;
 mod tamper;
 mod tidy;
 mod update;

@@ -1,5 +1,7 @@
 //! The rules of the house that a machine can check: one door per dependency, arrows one way, files of one subject.
 
+mod dependencies;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -39,14 +41,23 @@ const DOORS: &[(&str, &[&str])] = &[
         "clap",
         &["node/src/main.rs", "node/src/cli", "seeder/src/main.rs", "seeder/src/cli", "simulations/src"],
     ),
+    ("axum", &["seeder/src/dashboard", "seeder/src/boot/binary.rs"]),
     ("fastcdc", &["proto/src/image"]),
+    ("flate2", &["node/src/tree/archive/compression.rs"]),
+    ("liblzma", &["node/src/tree/archive/compression.rs"]),
     ("dejavu", &["simulations/src/report/picture.rs"]),
     ("libp2p", &["node/src/peer.rs", "node/src/peer/"]),
+    ("prometheus_client", &["seeder/src/dashboard"]),
     ("prost", &["proto/src", "proto/build.rs", "node/src/peer/codec.rs"]),
     ("resvg", &["simulations/src/report/picture.rs"]),
     ("sled", &["node/src/store/index.rs"]),
-    ("zstd", &["node/src/block.rs"]),
+    ("tar", &["node/src/tree/archive"]),
+    ("zstd", &["node/src/block.rs", "node/src/tree/archive/compression.rs"]),
 ];
+
+/// The only places that may read the wall clock, which jumps: for dates that are shown, what a capture saw of files, and
+/// releases and rollouts, which outlive a boot.
+const WALL_CLOCKS: &[&str] = &["node/src/clock.rs", "node/src/tree/capture/seen.rs", "seeder/src/publish.rs"];
 
 /// Text files of the repository, by path from its root.
 type Files = BTreeMap<String, String>;
@@ -156,6 +167,29 @@ fn doors(files: &Files) -> Vec<String> {
     found
 }
 
+/// What ships and reads the wall clock elsewhere.
+fn wall_clocks(files: &Files) -> Vec<String> {
+    let ships =
+        |path: &str| ["proto/src/", "node/src/", "seeder/src/"].iter().any(|part| path.starts_with(part));
+    let readers = sources(files).filter(|(path, text)| {
+        ships(path) && text.contains("SystemTime::now") && !WALL_CLOCKS.contains(&path.as_str())
+    });
+    readers.map(|(path, _)| format!("{path} reads the wall clock")).collect()
+}
+
+/// Tests that the README names in the last cell of a row and nobody finds.
+fn readme_tests(files: &Files) -> Vec<String> {
+    let readme = files.get("README.md").map_or("", String::as_str);
+    let is_function = |name: &str| {
+        let head = format!("fn {name}(");
+        sources(files).any(|(_, text)| text.contains(&head))
+    };
+    let cells = readme.lines().filter_map(|line| line.strip_suffix("` |")?.rsplit_once("| `"));
+    let tests = cells.map(|(_, name)| name).filter(|name| name.contains('_') && !name.contains([' ', '-']));
+    let missing = tests.filter(|name| !is_function(name.rsplit("::").next().unwrap_or(name)));
+    missing.map(|name| format!("README.md names {name}")).collect()
+}
+
 /// Paths that the README names and nobody finds.
 fn readme_paths(files: &Files) -> Vec<String> {
     let Some(readme) = files.get("README.md") else { return vec!["there is no README.md".to_owned()] };
@@ -184,6 +218,11 @@ fn readme_figures(files: &Files) -> Vec<String> {
             "tests/results/tree-million.json" => {
                 let parts = ["capture", "apply", "verify"];
                 parts.map(|part| format!("{:.0} MB", figure(&result[part]["peak_rss_bytes"]) / 1e6)).to_vec()
+            }
+            lab if lab.starts_with("tests/results/lab-") => {
+                let tools = result["tools"].as_array().expect("a lab says who else ran").iter();
+                let rows = std::iter::once(&result).chain(tools);
+                rows.map(|row| format!("| {:.1} s |", figure(&row["last_s"]))).collect()
             }
             _ => {
                 let command = result["command"].as_str().expect("a run has its command").to_owned();
@@ -249,6 +288,12 @@ const RULES: &[Rule] = &[
         readme_paths,
         &[("README.md", "see `proto/src/gone.rs`, which is the main path")],
     ),
+    ("the wall clock jumps", wall_clocks, &[("node/src/install.rs", "let now = SystemTime::now();")]),
+    (
+        "the README names tests that are there",
+        readme_tests,
+        &[("README.md", "| kill -9 | resumed | `kill_points::it_is_gone` |")],
+    ),
     (
         "the README quotes what was measured",
         readme_figures,
@@ -259,6 +304,7 @@ const RULES: &[Rule] = &[
             ),
             ("simulations/results/flash-crowd.json", "{\"last_over_bound\":1.0372,\"command\":\"another\"}"),
             ("tests/results/tree.json", "{\"ratios\":[{\"wall_minima\":0.5}]}"),
+            ("tests/results/lab-8.json", "{\"last_s\":8.24,\"tools\":[{\"last_s\":9.5}]}"),
         ],
     ),
 ];
@@ -291,7 +337,7 @@ fn tidy_files() -> Files {
     let pairs = [
         (
             "README.md",
-            "Read `proto/src/exchange.rs`, then node/src. Packs: seeder/.\n| 1.037 | `shoal-sim run flash-crowd --seed 1` |",
+            "Read `proto/src/exchange.rs`, then node/src. Packs: seeder/.\n| bits | `store::a_bit_flips` |\n| 1.037 | `shoal-sim run flash-crowd --seed 1` |",
         ),
         (
             "simulations/results/flash-crowd.json",
@@ -303,7 +349,10 @@ fn tidy_files() -> Files {
         ("proto/src/exchange.rs", "use libp2p_identity::PeerId; // not libp2p::PeerId"),
         ("node/Cargo.toml", "[dependencies]\nshoal-proto.workspace = true\nsled.workspace = true"),
         ("node/src/store/index.rs", "use sled::Db;"),
-        ("node/src/store.rs", "//! sled::Db is behind its door.\nlet unassembled = unsled::open();"),
+        (
+            "node/src/store.rs",
+            "//! sled::Db is behind its door.\nlet unassembled = unsled::open();\nfn a_bit_flips() {}",
+        ),
         ("node/src/peer/driver.rs", "use libp2p::Swarm;"),
         ("seeder/Cargo.toml", "[dependencies]\nshoal-node.workspace = true"),
         (

@@ -1,5 +1,6 @@
 //! From one image to another in place, with real processes: updated, killed, repaired, rolled back.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -44,7 +45,7 @@ fn install(node: &Node, server: &Server, image: &str) {
 }
 
 /// Makes `new` a later version: files changed, added, removed, moved, and of another type.
-fn change(_old: &Path, new: &Path) {
+pub(crate) fn change(_old: &Path, new: &Path) {
     let names: Vec<PathBuf> = files(new);
     for (at, path) in names.iter().enumerate() {
         match at % 9 {
@@ -202,7 +203,8 @@ fn a_killed_update_leaves_each_file_old_or_new_and_the_next_run_ends_equal() {
         let process = Process::start(back());
         moment.wait();
         process.kill();
-        in_the_middle += u64::from(assert_old_or_new(&from, &to, &node.target(), kill));
+        in_the_middle +=
+            u64::from(assert_old_or_new(&described(&from), &described(&to), &node.target(), kill));
         let finished = Process::start(back()).finish();
         assert!(finished.status.success(), "kill {kill}: {:?}", finished.stderr);
         if differences(&to, &node.target()).unwrap().is_empty() {
@@ -251,36 +253,40 @@ impl Moment {
     }
 }
 
-fn inode(path: &Path) -> Option<u64> {
+pub(crate) fn inode(path: &Path) -> Option<u64> {
     fs::symlink_metadata(path).map(|found| found.ino()).ok()
 }
 
+/// The files of a tree by their paths in it, each with content and metadata.
+pub(crate) type Described = BTreeMap<PathBuf, (Vec<u8>, u32, u32, i64, i64)>;
+
+pub(crate) fn described(top: &Path) -> Described {
+    let describe = |path: PathBuf| {
+        let metadata = fs::symlink_metadata(&path).unwrap();
+        let bytes = fs::read(&path).unwrap();
+        let inside = path.strip_prefix(top).unwrap().to_owned();
+        (inside, (bytes, metadata.mode(), metadata.uid(), metadata.mtime(), metadata.mtime_nsec()))
+    };
+    files(top).into_iter().map(describe).collect()
+}
+
 /// Whether the tree is between the two: some paths old, some new.
-fn assert_old_or_new(from: &Path, to: &Path, target: &Path, kill: u64) -> bool {
+pub(crate) fn assert_old_or_new(from: &Described, to: &Described, target: &Path, kill: u64) -> bool {
     let (mut old, mut new) = (0, 0);
-    for path in files(target) {
-        let path = path.strip_prefix(target).unwrap();
+    for (path, found) in described(target) {
         if path.starts_with(".shoal-stage") {
             continue;
         }
-        let found = described(&target.join(path)).unwrap();
-        let (before, after) = (described(&from.join(path)), described(&to.join(path)));
+        let (before, after) = (from.get(&path), to.get(&path));
         assert!(
-            before.as_ref() == Some(&found) || after.as_ref() == Some(&found),
+            before == Some(&found) || after == Some(&found),
             "kill {kill}: {} is neither old nor new: {found:?}, {before:?}, {after:?}",
             path.display()
         );
         if before != after {
-            old += u64::from(before.as_ref() == Some(&found));
-            new += u64::from(after.as_ref() == Some(&found));
+            old += u64::from(before == Some(&found));
+            new += u64::from(after == Some(&found));
         }
     }
     old > 0 && new > 0
-}
-
-/// Content and metadata of a file.
-fn described(path: &Path) -> Option<(Vec<u8>, u32, u32, i64, i64)> {
-    let metadata = fs::symlink_metadata(path).ok().filter(fs::Metadata::is_file)?;
-    let bytes = fs::read(path).ok()?;
-    Some((bytes, metadata.mode(), metadata.uid(), metadata.mtime(), metadata.mtime_nsec()))
 }

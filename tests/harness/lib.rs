@@ -22,7 +22,7 @@ pub use binaries::binary;
 pub use compare::{Difference, compare, differences, set_project};
 pub use disk::{Disk, FileSystem};
 pub use process::{Finished, Process};
-pub use swarm::{Installing, Node, Publisher, Server, number, text};
+pub use swarm::{Installing, Node, Publisher, Server, json, number, text};
 pub use tree::{Noise, Sizes, TreeFixture};
 
 /// After this long without the event that a test waits for, something hangs. Far beyond what a busy machine needs.
@@ -31,6 +31,12 @@ pub const DEADLINE: Duration = Duration::from_secs(240);
 /// Whether this process may do what only root may.
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
+}
+
+/// A folder in memory where there is one, for tests of what a killed process leaves: that asks nothing of a disk.
+pub fn memory_folder() -> PathBuf {
+    let memory = PathBuf::from("/dev/shm");
+    if memory.is_dir() { memory } else { std::env::temp_dir() }
 }
 
 /// Says that a test, or a part of one, did not run.

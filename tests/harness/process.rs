@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -72,6 +72,11 @@ impl Process {
         self.line(STDERR, &wanted)
     }
 
+    /// What the process has said on standard output so far.
+    pub fn stdout(&self) -> Vec<String> {
+        self.output.lock().stdout.clone()
+    }
+
     fn line(&self, stream: Stream, wanted: &dyn Fn(&str) -> bool) -> String {
         let mut found = None;
         self.wait(|lines| {
@@ -79,6 +84,26 @@ impl Process {
             found.is_some()
         });
         found.unwrap_or_else(|| panic!("{} ended without the line waited for:\n{}", self.name, self.said()))
+    }
+
+    /// Waits so long for a line on standard output, and returns the first that `wanted` accepts if one came; also
+    /// `None` when the process ends without it.
+    pub fn stdout_line_within(&self, time: Duration, wanted: impl Fn(&str) -> bool) -> Option<String> {
+        self.line_within(STDOUT, time, &wanted)
+    }
+
+    /// As [`stdout_line_within`](Self::stdout_line_within), on standard error.
+    pub fn stderr_line_within(&self, time: Duration, wanted: impl Fn(&str) -> bool) -> Option<String> {
+        self.line_within(STDERR, time, &wanted)
+    }
+
+    fn line_within(&self, stream: Stream, time: Duration, wanted: &dyn Fn(&str) -> bool) -> Option<String> {
+        let mut found = None;
+        self.wait_until(Instant::now() + time, |lines| {
+            found = stream(lines).iter().find(|line| wanted(line)).cloned();
+            found.is_some()
+        });
+        found
     }
 
     /// Waits until the process ends.
@@ -98,6 +123,12 @@ impl Process {
     /// Ends the process as a power failure of its own would (SIGKILL).
     pub fn kill(mut self) {
         self.end();
+    }
+
+    /// As [`kill`](Self::kill), and returns what the process had said by then.
+    pub fn killed(mut self) -> Finished {
+        let _ = self.child.kill();
+        self.finish()
     }
 
     /// The most memory that the process has had resident so far.
@@ -123,17 +154,23 @@ impl Process {
     }
 
     /// Waits until `done`, or until both streams have ended.
-    fn wait(&self, mut done: impl FnMut(&mut Lines) -> bool) {
-        let deadline = Instant::now() + DEADLINE;
+    fn wait(&self, done: impl FnMut(&mut Lines) -> bool) {
+        if !self.wait_until(Instant::now() + DEADLINE, done) {
+            panic!("{} keeps the test waiting:\n{}", self.name, self.said());
+        }
+    }
+
+    /// False when the deadline passed first.
+    fn wait_until(&self, deadline: Instant, mut done: impl FnMut(&mut Lines) -> bool) -> bool {
         let mut lines = self.output.lock();
         while !done(&mut lines) && lines.ended < 2 {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                drop(lines);
-                panic!("{} keeps the test waiting:\n{}", self.name, self.said());
+                return false;
             }
             lines = self.output.changed.wait_timeout(lines, left).expect("no reader panics").0;
         }
+        true
     }
 
     fn said(&self) -> String {

@@ -57,6 +57,8 @@ pub struct Server {
     pub ticket: String,
     /// Its peer id.
     pub peer: String,
+    /// Where it listens.
+    pub address: String,
 }
 
 impl Default for Publisher {
@@ -100,10 +102,33 @@ impl Publisher {
 
     /// Starts to seed on a free port.
     pub fn serve(&self, arguments: &[&str]) -> Server {
-        let fixed = ["serve", "--listen", "127.0.0.1:0", "--json", "-v"];
-        let process = Process::start(self.command(&[&fixed, arguments].concat()));
+        self.serve_at("127.0.0.1:0", arguments)
+    }
+
+    /// Starts to seed at this address.
+    pub fn serve_at(&self, address: &str, arguments: &[&str]) -> Server {
+        Server::start(self.serve_command(address, arguments))
+    }
+
+    /// A seeder to be started with [`Server::start`].
+    pub fn serve_command(&self, address: &str, arguments: &[&str]) -> Command {
+        let fixed = ["serve", "--listen", address, "--json", "-v"];
+        self.command(&[&fixed, arguments].concat())
+    }
+}
+
+impl Server {
+    /// Starts a [`Publisher::serve_command`], and waits until it listens.
+    pub fn start(command: Command) -> Self {
+        let process = Process::start(command);
         let listening = json(&process.stdout_line(|line| line.contains("\"listening\"")));
-        Server { ticket: text(&listening, "ticket"), peer: text(&listening, "peer"), process }
+        let addresses = listening["addresses"].as_array().expect("it listens somewhere");
+        Self {
+            ticket: text(&listening, "ticket"),
+            peer: text(&listening, "peer"),
+            address: addresses[0].as_str().expect("addresses are text").to_owned(),
+            process,
+        }
     }
 }
 
@@ -133,7 +158,12 @@ impl Default for Node {
 
 impl Node {
     pub fn new() -> Self {
-        let node = Self { folder: temporary_folder() };
+        Self::new_in(&std::env::temp_dir())
+    }
+
+    /// As [`new`](Self::new), below this folder.
+    pub fn new_in(folder: &Path) -> Self {
+        let node = Self { folder: tempfile::tempdir_in(folder).expect("a temporary folder can be made") };
         std::fs::create_dir(node.target()).expect("the folder is new");
         node
     }
@@ -148,10 +178,15 @@ impl Node {
         self.folder.path().join("store")
     }
 
+    /// Its state: its key, and what it knows of its trees.
+    pub fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
     /// A `shoal-node` command with this node's state.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(binary("shoal-node"));
-        command.args(arguments).arg("--data").arg(self.folder.path().join("data"));
+        command.args(arguments).arg("--data").arg(self.data());
         command
     }
 
@@ -208,7 +243,8 @@ pub fn text(report: &Value, field: &str) -> String {
     report[field].as_str().unwrap_or_else(|| panic!("{field} is no text in {report}")).to_owned()
 }
 
-fn json(line: &str) -> Value {
+/// A line of JSON.
+pub fn json(line: &str) -> Value {
     serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line}"))
 }
 

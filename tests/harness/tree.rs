@@ -37,7 +37,15 @@ impl TreeFixture {
     /// # Panics
     /// When something cannot be made that this user should be able to make.
     pub fn new(sizes: Sizes) -> Self {
-        let fixture = Self { folder: tempfile::tempdir().expect("a temporary folder can be made") };
+        Self::new_in(&std::env::temp_dir(), sizes)
+    }
+
+    /// As [`new`](Self::new), below this folder.
+    ///
+    /// # Panics
+    /// When something cannot be made that this user should be able to make.
+    pub fn new_in(folder: &Path, sizes: Sizes) -> Self {
+        let fixture = Self { folder: tempfile::tempdir_in(folder).expect("a temporary folder can be made") };
         let root = fixture.path();
         let made = fs::create_dir(&root).and_then(|()| fill(&root, sizes));
         made.unwrap_or_else(|error| panic!("cannot make the tree {}: {error}", root.display()));
